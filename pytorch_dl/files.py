@@ -1,0 +1,174 @@
+"""The one durable writer: whatever this project leaves on disk is whole or absent, never half.
+
+A file is written under a temporary name, flushed to the disk and renamed; a folder likewise, with a manifest of
+SHA-256 sums written last, so that a reader can tell a whole folder from a torn one.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pytorch_dl.errors import ResourceError
+
+MANIFEST = "manifest.json"
+_TEMPORARY = ".tmp-"
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Replace `path` by `content` such that a kill or a power cut leaves the old file or the new one."""
+    content = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f"{_TEMPORARY}{path.name}.{os.getpid()}")
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON through `write_file`."""
+    write_file(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder to fill; on a clean exit it becomes `path`, with a manifest and synced to disk.
+
+    An existing `path` is replaced. After an exception or a kill, `path` is as it was before.
+    """
+    temporary = path.with_name(f"{_TEMPORARY}{path.name}.{os.getpid()}")
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            sums = {}
+            for file in sorted(temporary.rglob("*")):
+                if file.is_file():
+                    sums[file.relative_to(temporary).as_posix()] = sha256(file)
+                    _sync_file(file)
+            write_json(temporary / MANIFEST, sums)
+            _replace_folder(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def damage(path: Path) -> str | None:
+    """Say what is wrong with a folder made by `new_folder`, or None when each file is as its manifest says."""
+    try:
+        sums = json.loads((path / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (OSError, ValueError, RecursionError) as error:
+        return f"{MANIFEST} cannot be read ({error})"
+    if not isinstance(sums, dict):
+        return f"{MANIFEST} is not a JSON object"
+    for name, expected in sums.items():
+        file = path / name
+        if ".." in Path(name).parts or Path(name).is_absolute() or file.is_symlink():
+            return f"{MANIFEST} names {name!r}, which lies outside the folder"
+        if not file.is_file():
+            return f"{name} is missing"
+        if sha256(file) != expected:
+            return f"{name} does not match its checksum"
+    return None
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files and folders that a killed process left in `folder`."""
+    for leftover in folder.glob(f"{_TEMPORARY}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries, so that a rename inside it survives a power cut."""
+    _sync_file(path)
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace_folder(temporary: Path, path: Path) -> None:
+    sync_folder(temporary)
+    if path.exists():  # a folder cannot be renamed over a filled one: the old one steps aside first
+        aside = path.with_name(f"{_TEMPORARY}old-{path.name}.{os.getpid()}")
+        os.rename(path, aside)
+        os.rename(temporary, path)
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        os.rename(temporary, path)
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write into one line that names the file and the way out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise ResourceError("no space left on the disk", where=str(path), fix="free some space and run again") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise ResourceError("cannot write here", where=str(path), fix="choose a folder that you may write to") from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            raise ResourceError(f"cannot write here: {error.strerror}", where=str(path), fix="choose another folder") from error
+        raise
+
+
+class RunLock:
+    """Holds a run folder for one process; the system lets go of it when the process ends, however it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / ".lock"
+        self._file: Any = None
+
+    def __enter__(self) -> "RunLock":
+        import fcntl
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, "a+")  # noqa: SIM115  held open for as long as the lock is
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "unknown"
+            self._file.close()
+            raise ResourceError(
+                f"another process (pid {holder}) is using this run folder",
+                where=str(self.path.parent),
+                fix="wait for it to end, or choose another --out",
+            ) from None
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
