@@ -1,0 +1,207 @@
+"""The encoder-decoder Transformer: token ids in, logits or hidden states out.
+
+Rows may hold one padded pair or several packed ones; segments tell which token belongs to which pair, and the mask rule
+of `masks` does the rest. Forward is pure: no state but the parameters and, in decoding, an explicit cache.
+
+Shapes: B batch, S source, T target, K beams, d d_model, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from pytorch_dl.models.attention import AttentionFunction
+from pytorch_dl.models.dropout import dropout, mix
+from pytorch_dl.models.feed_forward import Activation
+from pytorch_dl.models.kv_cache import DecoderCache
+from pytorch_dl.models.masks import additive, padding_segments, segment_mask, segment_positions
+from pytorch_dl.models.norms import NormFactory, make_norm
+from pytorch_dl.models.positions import POSITIONS, PositionFactory
+from pytorch_dl.models.transformer_blocks import TransformerDecoderLayer, TransformerEncoderLayer
+
+
+class Side(NamedTuple):
+    """The tokens of one side (B, T) and what tells their pairs, places and dropout."""
+
+    tokens: Tensor
+    segments: Tensor  # 0 padding, 1.. pair in the row
+    positions: Tensor  # restart at 0 in each pair
+    keys: Tensor | None = None  # dropout keys; None uses torch's generator
+
+
+class OptimizedTransformer(nn.Module):
+    """Encoder-decoder Transformer whose parts are named by strings or passed in as factories."""
+
+    def __init__(
+        self,
+        *,
+        src_vocab_size: int,
+        tgt_vocab_size: int,
+        d_model: int = 512,
+        n_heads: int = 8,
+        n_kv_heads: int | None = None,
+        num_encoder_layers: int = 6,
+        num_decoder_layers: int = 6,
+        d_ff: int | None = None,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.0,
+        max_seq_len: int = 512,
+        activation: str | Activation = "swiglu",
+        norm_type: str | NormFactory = "rmsnorm",
+        norm_first: bool = True,
+        positions: str | PositionFactory = "rope",
+        bias: bool = False,
+        tie_embeddings: str = "all",
+        use_checkpointing: bool = False,
+        pad_token_id: int = 0,
+        attention: str | AttentionFunction = "auto",
+        encoder_layer: Callable[..., nn.Module] = TransformerEncoderLayer,
+        decoder_layer: Callable[..., nn.Module] = TransformerDecoderLayer,
+    ) -> None:
+        super().__init__()
+        if tie_embeddings == "all" and src_vocab_size != tgt_vocab_size:
+            raise ValueError(
+                f"tie_embeddings='all' needs one vocabulary, got src_vocab_size={src_vocab_size} and "
+                f"tgt_vocab_size={tgt_vocab_size}; use 'decoder' or 'none'"
+            )
+        self.d_model, self.n_kv_heads, self.head_dim = d_model, n_kv_heads or n_heads, d_model // n_heads
+        self.max_seq_len, self.pad_token_id = max_seq_len, pad_token_id
+        self.dropout, self.use_checkpointing = dropout, use_checkpointing
+        layer: dict[str, Any] = {
+            "n_kv_heads": n_kv_heads,
+            "dropout": dropout,
+            "attention_dropout": attention_dropout,
+            "activation": activation,
+            "norm_type": norm_type,
+            "norm_first": norm_first,
+            "bias": bias,
+            "attention": attention,
+        }
+        self.src_embedding = nn.Embedding(src_vocab_size, d_model)
+        self.tgt_embedding = self.src_embedding if tie_embeddings == "all" else nn.Embedding(tgt_vocab_size, d_model)
+        self.encoder_layers = nn.ModuleList(
+            encoder_layer(d_model, n_heads, d_ff, **layer) for _ in range(num_encoder_layers)
+        )
+        self.decoder_layers = nn.ModuleList(
+            decoder_layer(d_model, n_heads, d_ff, **layer) for _ in range(num_decoder_layers)
+        )
+        scheme = POSITIONS[positions] if isinstance(positions, str) else positions
+        self.src_positions = scheme(d_model, self.head_dim, max_seq_len)
+        self.tgt_positions = scheme(d_model, self.head_dim, max_seq_len)
+        # Pre-norm leaves the last sum unnormalised; post-norm has just normalised it.
+        self.encoder_norm, self.decoder_norm = (
+            make_norm(norm_type, d_model, bias=bias) if norm_first else nn.Identity() for _ in range(2)
+        )
+        self.output = nn.Linear(d_model, tgt_vocab_size, bias=False)
+        self._initialise()
+        if tie_embeddings != "none":
+            self.output.weight = self.tgt_embedding.weight
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=self.d_model**-0.5)
+        nn.init.normal_(self.output.weight, std=self.d_model**-0.5)
+
+    def forward(self, src: Tensor, tgt: Tensor) -> Tensor:
+        """Padded src (B, S) and tgt (B, T), which starts with bos -> logits (B, T, V) of each next token."""
+        return self.project(self.hidden(self.side(src), self.side(tgt)))
+
+    def side(self, tokens: Tensor) -> Side:
+        """Describe a padded batch (B, T) with one pair to a row."""
+        if tokens.size(-1) > self.max_seq_len:
+            raise ValueError(f"a row of {tokens.size(-1)} tokens is longer than max_seq_len ({self.max_seq_len})")
+        segments = padding_segments(tokens, self.pad_token_id)
+        return Side(tokens, segments, segment_positions(segments))
+
+    def hidden(self, src: Side, tgt: Side) -> Tensor:
+        """Last hidden states (B, T, d) of the decoder, from which `project` makes logits."""
+        return self.decode(tgt, self.encode(src), src.segments)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """hidden (..., d) -> logits (..., V)."""
+        logits: Tensor = self.output(hidden)
+        return logits
+
+    def encode(self, src: Side) -> Tensor:
+        """Source -> memory (B, S, d)."""
+        x, rotation = self._embed(src, self.src_embedding, self.src_positions)
+        bias = additive(segment_mask(src.segments, src.segments), x.dtype)  # (B, 1, S, S)
+        for index, layer in enumerate(self.encoder_layers):
+            x = self._run(layer, x, bias=bias, rotation=rotation, keys=_layer_keys(src.keys, index))
+        memory: Tensor = self.encoder_norm(x)
+        return memory
+
+    def decode(self, tgt: Side, memory: Tensor, src_segments: Tensor) -> Tensor:
+        """Target and memory (B, S, d) of sources with these segments -> hidden states (B, T, d)."""
+        x, rotation = self._embed(tgt, self.tgt_embedding, self.tgt_positions)
+        self_bias = additive(segment_mask(tgt.segments, tgt.segments, causal=True), x.dtype)  # (B, 1, T, T)
+        cross_bias = additive(segment_mask(tgt.segments, src_segments), x.dtype)  # (B, 1, T, S)
+        for index, layer in enumerate(self.decoder_layers):
+            keys = _layer_keys(tgt.keys, index)
+            x = self._run(
+                layer, x, memory, self_bias=self_bias, cross_bias=cross_bias, rotation=rotation, keys=keys
+            )
+        hidden: Tensor = self.decoder_norm(x)
+        return hidden
+
+    def start_decoding(self, src: Tensor, *, max_length: int, beam_size: int = 1) -> DecoderCache:
+        """Padded src (B, S) -> the cache with which `decode_step` writes up to max_length tokens in beam_size beams."""
+        side = self.side(src)
+        memory = self.encode(side)
+        layers = len(self.decoder_layers)
+        rows = src.size(0) * beam_size
+        past = memory.new_empty(layers, 2, rows, self.n_kv_heads, max_length, self.head_dim)
+        memories = [layer.cross_attention.project_memory(memory) for layer in self.decoder_layers]
+        queries = torch.ones_like(side.segments[:, :1])
+        return DecoderCache(past, memories, additive(segment_mask(queries, side.segments), memory.dtype), beam_size)
+
+    def decode_step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
+        """The last token of each beam (B, K) -> logits (B, K, V) of the next; the cache grows by one position."""
+        positions = torch.full((1, 1), cache.length, device=tokens.device)
+        x = self.tgt_embedding(tokens) * math.sqrt(self.d_model)  # (B, K, d)
+        x, rotation = self.tgt_positions(x, positions)
+        for index, layer in enumerate(self.decoder_layers):
+            x = layer(
+                x,
+                cache.memories[index],
+                cross_bias=cache.cross_bias,
+                rotation=rotation,
+                cache=cache.layer(index),
+            )
+        cache.length += 1
+        return self.project(self.decoder_norm(x))
+
+    def compile_layers(self) -> None:
+        """Compile each layer in place; layers of one kind share the compiled code."""
+        for layer in (*self.encoder_layers, *self.decoder_layers):
+            layer.compile()
+
+    def num_parameters(self) -> int:
+        """Parameters, tied ones counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def _embed(self, side: Side, embedding: nn.Module, positions: nn.Module) -> tuple[Tensor, Any]:
+        x = embedding(side.tokens) * math.sqrt(self.d_model)  # (B, T, d)
+        x, rotation = positions(x, side.positions)
+        return dropout(x, self.dropout, training=self.training, keys=side.keys, site=0), rotation
+
+    def _run(self, layer: nn.Module, *inputs: Tensor, **options: Any) -> Tensor:
+        if self.use_checkpointing and self.training:
+            out: Tensor = checkpoint(layer, *inputs, use_reentrant=False, **options)
+        else:
+            out = layer(*inputs, **options)
+        return out
+
+
+def _layer_keys(keys: Tensor | None, index: int) -> Tensor | None:
+    """Keys (B, T) of one layer: each layer drops other features, and all run the same code."""
+    return None if keys is None else mix(keys + index + 1)
