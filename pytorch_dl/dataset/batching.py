@@ -1,0 +1,259 @@
+"""From a token store to batches: which pairs share a batch, and the tensors that the model sees.
+
+An epoch's plan is a pure function of (lengths, options, seed, epoch), so there is no loader state to save: batch 317 of
+epoch 4 is the same batch whenever, wherever and however often it is asked for.
+
+Shapes: B rows, S source, T target, P pairs in the fullest row.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pytorch_dl.dataset.bucketing import bucket_by_length
+from pytorch_dl.dataset.packing import Widths, pack_rows
+
+IGNORED_LABEL = -100  # no loss at these positions
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one pair each (padded) or several (packed). Segments: 0 is padding, 1.. the pair's number in its row."""
+
+    src: Tensor  # (B, S)
+    tgt_in: Tensor  # (B, T), begins with bos
+    labels: Tensor  # (B, T), ends with eos, IGNORED_LABEL where there is padding
+    src_segments: Tensor  # (B, S)
+    tgt_segments: Tensor  # (B, T)
+    src_positions: Tensor  # (B, S), restart at 0 in each pair
+    tgt_positions: Tensor  # (B, T)
+    pair_ids: Tensor  # (B, P), -1 where a row holds fewer pairs
+    num_src_tokens: int
+    num_tgt_tokens: int
+
+    def to(self, device: torch.device) -> Self:
+        """The batch on another device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Self:
+        """The batch in page-locked memory."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def token_pairs(self, segments: Tensor) -> Tensor:
+        """The pair id of each token of src_segments or tgt_segments, (B, S) or (B, T)."""
+        return self.pair_ids.gather(1, (segments.long() - 1).clamp(min=0))
+
+    @property
+    def num_positions(self) -> int:
+        """Positions of both sides, padding included."""
+        return self.src.numel() + self.tgt_in.numel()
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        tensors = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
+
+
+@dataclass(frozen=True)
+class Special:
+    """The ids that batching adds to the text's own."""
+
+    pad_id: int
+    bos_id: int
+    eos_id: int
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of each pair, with the one that batching adds to each side."""
+
+    src: Ints
+    tgt: Ints
+
+    def take(self, pairs: Ints) -> "Lengths":
+        """The lengths of some pairs."""
+        return Lengths(self.src[pairs], self.tgt[pairs])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An epoch: pairs in order, where each row starts among them, and where each batch starts among the rows."""
+
+    pairs: Ints
+    row_starts: Ints  # length rows + 1
+    batch_starts: Ints  # length batches + 1
+    widths: Widths | None  # of every row; None: as wide as the batch's longest
+    rows_per_batch: int | None  # so many rows even in a batch that has fewer; None: as many as it has
+    efficiency: float  # real tokens / all positions, both sides
+
+    def __len__(self) -> int:
+        return len(self.batch_starts) - 1
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Makes the plan of each epoch.
+
+    kept       ids of the pairs that are short enough
+    corpora    (start, stop, weight): pairs start..stop appear `weight` times an epoch
+    batch_size pairs in a batch; None fills batches by tokens
+    """
+
+    lengths: Lengths
+    kept: Ints
+    corpora: Sequence[tuple[int, int, float]]
+    seed: int
+    max_tokens: int
+    batch_size: int | None = None
+    packed: bool = False
+
+    def plan(self, epoch: int) -> Plan:
+        """The plan of one epoch; every kept pair of weight 1 is in it exactly once."""
+        rng = np.random.default_rng([self.seed, epoch])
+        pairs = rng.permutation(self._drawn(rng))
+        lengths = self.lengths.take(pairs)
+        if self.packed:
+            return self._packed(pairs, lengths, rng)
+        if self.batch_size is None:
+            batches = [pairs[part] for part in bucket_by_length(lengths.src, lengths.tgt, self.max_tokens)]
+            batches = [batches[index] for index in rng.permutation(len(batches))]
+        else:
+            batches = [pairs[start : start + self.batch_size] for start in range(0, len(pairs), self.batch_size)]
+        return self._padded(batches)
+
+    def _drawn(self, rng: np.random.Generator) -> Ints:
+        """Each corpus as often as it weighs; of a fraction, another sample each epoch."""
+        drawn = []
+        for start, stop, weight in self.corpora:
+            own = self.kept[(self.kept >= start) & (self.kept < stop)]
+            whole = int(weight)
+            drawn += [own] * whole
+            drawn.append(rng.permutation(own)[: round((weight - whole) * len(own))])
+        return np.concatenate(drawn)
+
+    def _padded(self, batches: list[Ints]) -> Plan:
+        pairs = np.concatenate(batches)
+        starts = np.cumsum([0, *(len(batch) for batch in batches)])
+        lengths = self.lengths.take(pairs)
+        longest = np.maximum.reduceat(lengths.src, starts[:-1]) + np.maximum.reduceat(lengths.tgt, starts[:-1])
+        efficiency = float((lengths.src.sum() + lengths.tgt.sum()) / (longest * np.diff(starts)).sum())
+        return Plan(pairs, np.arange(len(pairs) + 1), starts, None, None, efficiency)
+
+    def _packed(self, pairs: Ints, lengths: Lengths, rng: np.random.Generator) -> Plan:
+        widths = Widths.fitting(lengths.src, lengths.tgt, self.max_tokens)
+        rows = [pairs[row] for row in pack_rows(lengths.src, lengths.tgt, widths)]
+        rows = [rows[index] for index in rng.permutation(len(rows))]
+        per_batch = max(1, self.max_tokens // max(widths))
+        batch_starts = np.append(np.arange(0, len(rows), per_batch), len(rows))
+        positions = (len(batch_starts) - 1) * per_batch * sum(widths)
+        efficiency = float((lengths.src.sum() + lengths.tgt.sum()) / positions)
+        row_starts = np.cumsum([0, *(len(row) for row in rows)])
+        return Plan(np.concatenate(rows), row_starts, batch_starts, widths, per_batch, efficiency)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Token ids of all pairs of one side: pair i is ids[offsets[i]:offsets[i + 1]]."""
+
+    ids: NDArray[np.unsignedinteger]
+    offsets: Ints
+
+
+def collate(plan: Plan, index: int, src: Texts, tgt: Texts, special: Special) -> Batch:
+    """Build batch `index` of a plan. Labels are shifted here and nowhere else."""
+    rows = slice(plan.batch_starts[index], plan.batch_starts[index + 1])
+    bounds = plan.row_starts[rows.start : rows.stop + 1]
+    pairs = plan.pairs[bounds[0] : bounds[-1]]
+    num_rows = plan.rows_per_batch or rows.stop - rows.start
+    slots = _Slots.of(bounds - bounds[0])
+    src_width, tgt_width = plan.widths or (None, None)
+    source = _Side.of(slots, pairs, src, num_rows, src_width)
+    target = _Side.of(slots, pairs, tgt, num_rows, tgt_width)
+    pair_ids = np.full((num_rows, max(1, int(slots.segment.max(initial=0)))), -1, dtype=np.int64)
+    pair_ids[slots.row, slots.segment - 1] = pairs
+    return Batch(
+        src=source.fill(special.pad_id, last=special.eos_id),
+        tgt_in=target.fill(special.pad_id, first=special.bos_id),
+        labels=target.fill(IGNORED_LABEL, last=special.eos_id),
+        src_segments=source.segments,
+        tgt_segments=target.segments,
+        src_positions=source.positions,
+        tgt_positions=target.positions,
+        pair_ids=torch.from_numpy(pair_ids),
+        num_src_tokens=source.num_tokens,
+        num_tgt_tokens=target.num_tokens,
+    )
+
+
+@dataclass(frozen=True)
+class _Slots:
+    """The row of each pair of a batch, and its segment number there."""
+
+    row: Ints
+    segment: Ints
+
+    @classmethod
+    def of(cls, bounds: Ints) -> Self:
+        row = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
+        return cls(row, np.arange(bounds[-1]) - bounds[row] + 1)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side of a batch while its tensors are filled: each token's place in the flat (rows * width) array."""
+
+    shape: tuple[int, int]
+    text: NDArray[np.unsignedinteger]  # the ids of all pairs, one after another, without the added one
+    lengths: Ints  # of each pair, with the added one
+    places: Ints  # of each token, in pairs' order
+    pair_segments: Ints
+
+    @classmethod
+    def of(cls, slots: _Slots, pairs: Ints, texts: Texts, num_rows: int, width: int | None) -> Self:
+        starts, lengths = texts.offsets[pairs], texts.offsets[pairs + 1] - texts.offsets[pairs] + 1
+        ends = np.cumsum(lengths)
+        first_of_row = np.flatnonzero(slots.segment == 1)
+        row_starts = (ends - lengths)[first_of_row]  # tokens before each row
+        width = width or int(np.add.reduceat(lengths, first_of_row).max())
+        base = slots.row * width + (ends - lengths) - row_starts[slots.row]
+        places = _ranges(base, lengths)
+        return cls((num_rows, width), texts.ids[_ranges(starts, lengths - 1)], lengths, places, slots.segment)
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.lengths.sum())
+
+    @property
+    def segments(self) -> Tensor:
+        return self._scatter(0, np.repeat(self.pair_segments, self.lengths))
+
+    @property
+    def positions(self) -> Tensor:
+        return self._scatter(0, _ranges(np.zeros_like(self.lengths), self.lengths))
+
+    def fill(self, padding: int, *, first: int | None = None, last: int | None = None) -> Tensor:
+        """The text with one id added to each pair, before it or behind it."""
+        ends = np.cumsum(self.lengths)
+        added = ends - self.lengths if first is not None else ends - 1
+        values = np.empty(self.num_tokens, dtype=np.int64)
+        is_text = np.ones(self.num_tokens, dtype=bool)
+        is_text[added] = False
+        values[is_text] = self.text
+        values[added] = first if first is not None else last
+        return self._scatter(padding, values)
+
+    def _scatter(self, padding: int, values: Ints) -> Tensor:
+        flat = np.full(self.shape[0] * self.shape[1], padding, dtype=np.int64)
+        flat[self.places] = values
+        return torch.from_numpy(flat.reshape(self.shape))
+
+
+def _ranges(starts: Ints, lengths: Ints) -> Ints:
+    """start, start + 1, ... for each start, as one array."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
