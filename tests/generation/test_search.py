@@ -1,0 +1,314 @@
+"""Search against exhaustive enumeration and a plain reference, on a tiny recurrent model with a cache to permute."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from pytorch_dl.errors import NonFiniteError
+from pytorch_dl.generation.search import Hypothesis, _top, beam_search, greedy
+
+PAD = BOS = 0
+EOS = 1
+VOCABULARY = 5
+PENALTIES = [0.0, 0.6, 1.0, 2.0]
+
+
+class ToyCache:
+    def __init__(self, source: Tensor, beam_size: int) -> None:
+        self.source = source  # (B, d)
+        self.state = torch.zeros(len(source), beam_size, source.size(1), dtype=source.dtype)  # (B, K, d)
+
+    def reorder(self, beams: Tensor) -> None:
+        self.state = self.state.gather(1, beams[..., None].expand_as(self.state))
+
+    def keep(self, sentences: Tensor) -> None:
+        self.source, self.state = self.source[sentences], self.state[sentences]
+
+
+class ToyModel:
+    """A random recurrent network: the state depends on the whole prefix and its order, and on the source."""
+
+    def __init__(self, seed: int, *, vocabulary: int = VOCABULARY, sharpness: float = 2.0) -> None:
+        random = torch.Generator().manual_seed(seed)
+        self.embedding, self.output, self.source_embedding = (
+            torch.randn(vocabulary, 6, generator=random, dtype=torch.float64) for _ in range(3)
+        )
+        self.recurrence = torch.randn(6, 6, generator=random, dtype=torch.float64)
+        self.sharpness = sharpness
+        self.batch_sizes: list[int] = []
+
+    def start_decoding(self, src: Tensor, *, max_length: int, beam_size: int = 1) -> ToyCache:
+        weights = torch.arange(1, src.size(1) + 1) * (src != PAD)  # padding must not count
+        return ToyCache(torch.tanh((self.source_embedding[src] * weights[..., None]).sum(1)), beam_size)
+
+    def decode_step(self, tokens: Tensor, cache: ToyCache) -> Tensor:
+        self.batch_sizes.append(len(tokens))
+        mixed = (self.recurrence * cache.state[..., None, :]).sum(-1)  # no matmul: its last bit depends on the batch
+        cache.state = torch.tanh(mixed + self.embedding[tokens] + cache.source[:, None])
+        return self.sharpness * (self.output * cache.state[..., None, :]).sum(-1)
+
+    def log_probs(self, source: Sequence[int], prefix: Sequence[int]) -> Tensor:
+        """(V,) after a prefix, from scratch."""
+        cache = self.start_decoding(torch.tensor([list(source)]), max_length=99)
+        for token in [BOS, *prefix]:
+            logits = self.decode_step(torch.tensor([[token]]), cache)
+        return logits[0, 0].log_softmax(-1)
+
+
+def padded(sources: Sequence[Sequence[int]]) -> Tensor:
+    width = max(map(len, sources))
+    return torch.tensor([[*source, *[PAD] * (width - len(source))] for source in sources])
+
+
+def search(model, sources, limits, *, beam_size, length_penalty=1.0, n_best=1, banned_ids=(BOS,)):
+    return beam_search(
+        model,
+        padded(sources),
+        bos_id=BOS,
+        eos_id=EOS,
+        banned_ids=banned_ids,
+        max_length=limits,
+        beam_size=beam_size,
+        length_penalty=length_penalty,
+        n_best=n_best,
+    )
+
+
+def take_best(model, sources, limits, *, length_penalty=1.0, banned_ids=(BOS,)):
+    return greedy(
+        model,
+        padded(sources),
+        bos_id=BOS,
+        eos_id=EOS,
+        banned_ids=banned_ids,
+        max_length=limits,
+        length_penalty=length_penalty,
+    )
+
+
+def hypothesis_of(model: ToyModel, source: Sequence[int], ids: Sequence[int], finished: bool, penalty: float):
+    steps = [*ids, EOS] if finished else ids
+    log_prob = sum(model.log_probs(source, steps[:i])[token].item() for i, token in enumerate(steps))
+    return Hypothesis(list(ids), log_prob / len(steps) ** penalty, log_prob, finished)
+
+
+def exhaustive(model: ToyModel, source: Sequence[int], limit: int, penalty: float) -> list[Hypothesis]:
+    """All outputs within the limit, best first."""
+    every = [
+        hypothesis_of(model, source, ids, finished, penalty)
+        for length in range(limit + 1)
+        for ids in itertools.product(range(2, VOCABULARY), repeat=length)
+        for finished in ([True] if length < limit else [False])
+    ]
+    return sorted(every, key=lambda hypothesis: -hypothesis.score)
+
+
+def reference_beam_search(model: ToyModel, source, limit, beam_size, penalty) -> list[Hypothesis]:
+    """The rule of `beam_search` for one sentence, in lists and without a cache."""
+    live, found = [([], 0.0)], []
+    for length in range(1, limit + 1):
+        candidates = []
+        for ids, total in live:
+            log_probs = model.log_probs(source, ids)
+            candidates += [([*ids, t], total + log_probs[t].item()) for t in range(1, VOCABULARY)]
+        candidates.sort(key=lambda candidate: -candidate[1])
+        for ids, total in candidates[:beam_size]:
+            if ids[-1] == EOS:
+                found.append(Hypothesis(ids[:-1], total / length**penalty, total, True))
+        live = [candidate for candidate in candidates if candidate[0][-1] != EOS][:beam_size]
+        if length == limit:
+            found += [Hypothesis(ids, total / length**penalty, total, False) for ids, total in live]
+        elif len(found) >= beam_size and live[0][1] / length**penalty <= max(h.score for h in found):
+            break
+    return sorted(found, key=lambda hypothesis: -hypothesis.score)
+
+
+def assert_same(actual: list[Hypothesis], expected: list[Hypothesis]) -> None:
+    assert [(h.ids, h.finished) for h in actual] == [(h.ids, h.finished) for h in expected]
+    assert [h.score for h in actual] == pytest.approx([h.score for h in expected], abs=1e-12)
+    assert [h.log_prob for h in actual] == pytest.approx([h.log_prob for h in expected], abs=1e-12)
+
+
+SOURCES = [[2, 3, 4], [4], [3, 3], [2, 4, 2, 3], [3]]
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("limit", [1, 2, 4])
+def test_with_room_for_everything_it_finds_exactly_all_outputs_in_order(penalty, limit):
+    model = ToyModel(seed=limit)
+    expected = exhaustive(model, SOURCES[0], limit, penalty)
+    assert len(expected) == sum(3**n for n in range(limit + 1))  # 121 for a limit of 4
+    [actual] = search(model, SOURCES[:1], [limit], beam_size=121, length_penalty=penalty, n_best=1000)
+    assert_same(actual, expected)
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("beam_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_narrow_beam_follows_the_reference_rule(penalty, beam_size, seed):
+    model = ToyModel(seed=seed)
+    limits = [7, 3, 9, 5, 1]
+    found = search(model, SOURCES, limits, beam_size=beam_size, length_penalty=penalty, n_best=100)
+    for source, limit, actual in zip(SOURCES, limits, found, strict=True):
+        assert_same(actual, reference_beam_search(model, source, limit, beam_size, penalty))
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_one_beam_is_greedy_search_to_the_last_bit(penalty):
+    endings = set()
+    for seed in range(30):
+        model = ToyModel(seed=seed)
+        best = take_best(model, SOURCES, [8] * 5, length_penalty=penalty)
+        assert [[hypothesis] for hypothesis in best] == search(
+            model, SOURCES, [8] * 5, beam_size=1, length_penalty=penalty
+        )
+        endings |= {(hypothesis.finished, len(hypothesis.ids)) for hypothesis in best}
+    assert {finished for finished, _ in endings} == {True, False} and len(endings) > 5  # not proved on trivial outputs
+
+
+def test_greedy_takes_the_likeliest_token_of_the_full_model_at_every_step():
+    model = ToyModel(seed=3)
+    for source, hypothesis in zip(SOURCES, take_best(model, SOURCES, [6] * 5), strict=True):
+        ids: list[int] = []
+        while len(ids) < 6:
+            token = 1 + model.log_probs(source, ids)[1:].argmax().item()
+            if token == EOS:
+                break
+            ids.append(token)
+        assert_same([hypothesis], [hypothesis_of(model, source, ids, len(ids) < 6, 1.0)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_outputs_depend_neither_on_the_batch_nor_on_its_order(dtype):
+    model = ToyModel(seed=11, vocabulary=40)
+    decode_step = model.decode_step
+    model.decode_step = lambda tokens, cache: decode_step(tokens, cache).to(dtype)  # bfloat16: full of ties
+    limits = [6, 9, 2, 12, 4]
+    whole = search(model, SOURCES, limits, beam_size=4, n_best=4)
+    for order in itertools.islice(itertools.permutations(range(5)), 0, 120, 17):
+        shuffled = search(model, [SOURCES[i] for i in order], [limits[i] for i in order], beam_size=4, n_best=4)
+        assert shuffled == [whole[i] for i in order]
+    for index in range(5):
+        assert search(model, [SOURCES[index]], [limits[index]], beam_size=4, n_best=4) == [whole[index]]
+        assert take_best(model, [SOURCES[index]], [limits[index]]) == [take_best(model, SOURCES, limits)[index]]
+
+
+def test_n_best_are_distinct_sorted_and_start_with_the_best():
+    model = ToyModel(seed=5)
+    four = search(model, SOURCES, [6] * 5, beam_size=4, n_best=4)
+    assert [hypotheses[:1] for hypotheses in four] == search(model, SOURCES, [6] * 5, beam_size=4, n_best=1)
+    for hypotheses in four:
+        assert len({tuple(h.ids) for h in hypotheses}) == 4
+        assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
+
+
+class EndlessModel(ToyModel):
+    """Never ends of its own accord."""
+
+    def decode_step(self, tokens: Tensor, cache: ToyCache) -> Tensor:
+        logits = super().decode_step(tokens, cache)
+        logits[..., EOS] = -50.0
+        return logits
+
+
+@pytest.mark.parametrize("beam_size", [0, 1, 2])
+def test_each_sentence_has_its_own_limit_and_leaves_the_batch_there(beam_size):
+    model, limits = EndlessModel(seed=0), [1, 5, 3]
+    if beam_size:
+        found = [hypotheses[0] for hypotheses in search(model, SOURCES[:3], limits, beam_size=beam_size)]
+    else:
+        found = take_best(model, SOURCES[:3], limits)
+    assert [len(hypothesis.ids) for hypothesis in found] == limits
+    assert not any(hypothesis.finished for hypothesis in found)
+    assert model.batch_sizes == [3, 2, 2, 1, 1]
+
+
+def test_limits_may_be_a_tensor_and_a_batch_may_be_empty():
+    model = ToyModel(seed=1)
+    assert take_best(model, SOURCES, torch.full((5,), 4)) == take_best(model, SOURCES, [4] * 5)
+    nothing = torch.zeros(0, 3, dtype=torch.long)
+    common = {"bos_id": BOS, "eos_id": EOS, "banned_ids": [], "max_length": [], "length_penalty": 1.0}
+    assert greedy(model, nothing, **common) == []
+    assert beam_search(model, nothing, **common, beam_size=2, n_best=1) == []
+
+
+def test_banned_ids_never_come_out_but_keep_their_share_of_the_probability():
+    model = ToyModel(seed=2)
+    model.output[3] *= 4.0
+    favourite = {token for h in take_best(model, SOURCES, [9] * 5, banned_ids=()) for token in h.ids}
+    assert {BOS, 3} & favourite, "this test needs a model that wants the banned tokens"
+    for beam_size in (1, 3, 50):
+        for hypotheses in search(model, SOURCES, [4] * 5, beam_size=beam_size, n_best=100, banned_ids=(BOS, 3)):
+            assert {token for h in hypotheses for token in h.ids} <= {2, 4}
+            assert all(math.isfinite(h.score) for h in hypotheses)
+    hypothesis = take_best(model, SOURCES[:1], [4], banned_ids=(BOS, 3))[0]
+    assert_same([hypothesis], [hypothesis_of(model, SOURCES[0], hypothesis.ids, hypothesis.finished, 1.0)])
+
+
+class TiedModel(ToyModel):
+    """Every token is as likely as every other."""
+
+    def decode_step(self, tokens: Tensor, cache: ToyCache) -> Tensor:
+        return torch.zeros(*tokens.shape, 64)
+
+
+def test_ties_go_to_the_lowest_id_of_the_better_beam():
+    model = TiedModel(seed=0)
+    settings = {"bos_id": 0, "eos_id": 63, "banned_ids": [0, 2], "max_length": [2, 3], "length_penalty": 1.0}
+    src = padded(SOURCES[:2])
+    assert [h.ids for h in greedy(model, src, **settings)] == [[1, 1], [1, 1, 1]]
+    found = beam_search(model, src, **settings, beam_size=3, n_best=3)
+    assert [[h.ids for h in hypotheses] for hypotheses in found] == [
+        [[1, 1], [1, 3], [1, 4]],
+        [[1, 1, 1], [1, 1, 3], [1, 1, 4]],
+    ]
+    assert found[0][0].score == pytest.approx(-math.log(64))
+
+
+@pytest.mark.parametrize("size", [3, 20, 100])
+@pytest.mark.parametrize("count", [1, 4, 30])
+@pytest.mark.parametrize("levels", [1, 2, 7, 1000])
+def test_top_equals_a_stable_sort(size, count, levels):
+    values = torch.randint(levels, (6, size), generator=torch.Generator().manual_seed(size)).float()
+    best, index = _top(values, count)
+    for row in range(6):
+        expected = sorted(range(size), key=lambda i: (-values[row, i], i))[:count]
+        assert index[row].tolist() == expected
+        assert best[row].tolist() == values[row, expected].tolist()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_logits_that_are_no_numbers_are_an_error_that_names_the_position(bad):
+    model = EndlessModel(seed=0)
+    decode_step = model.decode_step
+
+    def break_at_the_third(tokens, cache):
+        logits = decode_step(tokens, cache)
+        if len(model.batch_sizes) == 3:
+            logits[-1, 0, 4] = bad
+        return logits
+
+    model.decode_step = break_at_the_third
+    for run in (take_best, lambda *inputs: search(*inputs, beam_size=2)):
+        model.batch_sizes.clear()
+        with pytest.raises(NonFiniteError, match="logits for output token 3 are not finite numbers"):
+            run(model, SOURCES, [9] * 5)
+
+
+def test_impossible_tokens_end_a_sentence_that_has_nowhere_to_go():
+    model = ToyModel(seed=0)
+    decode_step = model.decode_step
+
+    def two_words(tokens, cache):
+        logits = decode_step(tokens, cache)
+        logits[..., 2:] = torch.where(tokens[..., None] == 2, -torch.inf, logits[..., 2:])  # after 2, only eos
+        logits[..., 3:] = -torch.inf
+        return logits
+
+    model.decode_step = two_words
+    [hypotheses] = search(model, SOURCES[:1], [9], beam_size=4, n_best=9)
+    assert sorted(h.ids for h in hypotheses) == [[], [2]] and all(h.finished for h in hypotheses)
