@@ -1,52 +1,32 @@
-"""Reading and writing configurations: YAML or JSON file, dotted overrides, and errors that name file, line and field.
-
-YAML is read by the rules of its version 1.2: `1e-4` is a number and `no` is a word. Anchors, tags and duplicate keys
-are refused, so that a file from a stranger can only be read or refused.
-"""
+"""Reading and writing configurations: YAML or JSON file, overrides, and errors that name file, line and field."""
 
 import difflib
 import json
-import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from yaml.representer import BaseRepresenter
 
 from pytorch_dl.config.model_config import Config, Section
+from pytorch_dl.config.reader import plain_scalar, read_file, read_text
 from pytorch_dl.errors import ConfigError
 
-MAX_BYTES = 1 << 20
-MAX_DEPTH = 20
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars of YAML 1.2."""
-
-    yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {}
-
-
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
+Where = Callable[[str], str]  # field, such as model.d_model -> the place that set it
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML or JSON file over the defaults, then `section.key=value` overrides; all contradictions are told at once."""
+    """Read a YAML or JSON file over the defaults, then `section.key=value` words; tell all contradictions at once."""
     path = Path(path)
-    tree, lines = _read(path)
-    config = _merge(Config(), tree, lambda field: f"{path}:{lines[field]}" if field in lines else str(path))
+    tree, lines = read_file(path)
+    if not isinstance(tree, dict | None):
+        raise ConfigError(f"expected sections such as `model:`, got {tree!r}", where=f"{path}:1")
+    config = _merge(Config(), tree or {}, lambda field: f"{path}:{lines[field]}" if field in lines else str(path))
     return checked(with_overrides(config, overrides), where=str(path))
 
 
@@ -60,8 +40,8 @@ def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
                 f"cannot read the override {word!r}", fix="write section.key=value, as in model.d_model=256"
             )
         try:
-            value = yaml.load(text, _Loader) if text else None  # noqa: S506  a subclass of SafeLoader
-        except yaml.YAMLError:
+            value, _ = read_text(text, where="command line")
+        except ConfigError:
             value = text
         config = _merge(config, {section: {key: value}}, lambda _: "command line")
     return config
@@ -82,7 +62,7 @@ def merged(config: Config, changes: Mapping[str, Any]) -> Config:
 
 def to_yaml(config: Config) -> str:
     """Write every setting as YAML that `load_config` reads back to an equal config."""
-    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+    return yaml.dump(config.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20)
 
 
 def to_json(config: Config) -> str:
@@ -90,15 +70,24 @@ def to_json(config: Config) -> str:
     return json.dumps(config.model_dump(), indent=2, ensure_ascii=False)
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str], *, prefix: str = "") -> str:
     """Return `, did you mean 'x'?` for the name that looks most like `name`, or nothing."""
     close = difflib.get_close_matches(name, list(names), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
+    return f", did you mean {prefix + close[0]!r}?" if close else ""
 
 
-def _merge(config: Config, changes: Mapping[str, Any], where: typing.Callable[[str], str]) -> Config:
-    if not isinstance(changes, Mapping):
-        raise ConfigError(f"expected sections, got {changes!r}", where=where(""))
+def _represent_word(dumper: BaseRepresenter, word: str) -> yaml.ScalarNode:
+    style = None if isinstance(plain_scalar(word), str) else "'"  # YAML 1.1, which the dumper knows, has other numbers
+    return dumper.represent_scalar("tag:yaml.org,2002:str", word, style=style)
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes the words that YAML 1.2 reads as numbers."""
+
+    yaml_representers = {**yaml.SafeDumper.yaml_representers, str: _represent_word}
+
+
+def _merge(config: Config, changes: Mapping[str, Any], where: Where) -> Config:
     _refuse_unknown(Config, changes, "", where)
     tree = config.model_dump()
     for name, section in changes.items():
@@ -111,133 +100,78 @@ def _merge(config: Config, changes: Mapping[str, Any], where: typing.Callable[[s
         raise _first_error(error, where) from None
 
 
-def _refuse_unknown(
-    section: type[BaseModel], tree: Mapping[str, Any], prefix: str, where: typing.Callable[[str], str]
-) -> None:
+def _refuse_unknown(section: type[Section], tree: Mapping[str, Any], prefix: str, where: Where) -> None:
+    known = section.model_fields
     for key, value in tree.items():
         field = f"{prefix}{key}"
-        known = section.model_fields
         if key not in known:
-            raise ConfigError(
-                f"unknown setting {field!r}{nearest(str(key), known) or _elsewhere(str(key))}", where=where(field)
-            )
-        inner = known[key].annotation
-        if isinstance(inner, type) and issubclass(inner, Section) and isinstance(value, Mapping):
-            _refuse_unknown(inner, value, f"{field}.", where)
+            likely = _elsewhere(str(key)) or nearest(str(key), known, prefix=prefix)
+            raise ConfigError(f"unknown setting {field!r}{likely}", where=where(field))
+        inner = _section_of(known[key].annotation)
+        if inner is None:
+            continue
+        for name, item in enumerate(value) if isinstance(value, list) else [("", value)]:
+            if isinstance(item, Mapping):
+                _refuse_unknown(inner, item, f"{field}.{name}." if isinstance(value, list) else f"{field}.", where)
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    """The section that a field, or each item of a list, is."""
+    for part in (annotation, *typing.get_args(annotation)):
+        if isinstance(part, type) and issubclass(part, Section):
+            return part
+    return None
 
 
 def _elsewhere(key: str) -> str:
     """A known key of another section is the likeliest slip."""
     for name, field in Config.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section) and key in section.model_fields:
+        section = _section_of(field.annotation)
+        if section is not None and key in section.model_fields:
             return f", did you mean '{name}.{key}'?"
     return ""
 
 
-def _first_error(error: ValidationError, where: typing.Callable[[str], str]) -> ConfigError:
+def _first_error(error: ValidationError, where: Where) -> ConfigError:
     first = error.errors()[0]
-    section, key = (str(part) for part in (*first["loc"], "", "")[:2])
-    field = f"{section}.{key}"
-    got = first["input"]
-    what = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    what = what if what.startswith("expected") else f"expected {what}, got {got!r}"
-    return ConfigError(
-        f"{'.'.join(str(part) for part in first['loc'][:2])}: {what}", where=where(field), fix=_expected(section, key)
-    )
+    in_list = len(first["loc"]) > 2 and isinstance(first["loc"][2], int)
+    field = ".".join(str(part) for part in first["loc"][: 4 if in_list else 2])
+    info, got = _info(first["loc"]), first["input"]
+    allowed = _literals(info.annotation) if info else []
+    fix = f"{field} is: {info.description}" if info and info.description else None
+    if first["type"] == "missing":
+        what, field_line = f"{field} is missing", field.rpartition(".")[0]
+    else:
+        what, field_line = f"{field}: {_complaint(first['msg'], allowed, got)}", field
+    if first["type"] == "string_type" and isinstance(got, int | float):
+        fix = "put it in quotes"
+    return ConfigError(what, where=where(field_line), fix=fix)
 
 
-def _expected(section: str, key: str) -> str | None:
-    """Tell what the field is for."""
-    field = Config.model_fields.get(section)
-    if field is None or not isinstance(field.annotation, type) or key not in field.annotation.model_fields:
-        return None
-    info = field.annotation.model_fields[key]
-    allowed = [str(value) for value in _literals(info.annotation)]
-    return f"one of {', '.join(allowed)}" if allowed else f"{section}.{key} is: {info.description}"
+def _complaint(message: str, allowed: list[str], got: Any) -> str:
+    shown = repr(got) if len(repr(got)) <= 100 else f"{repr(got)[:97]}..."
+    if allowed:
+        return f"expected one of {', '.join(allowed)}, got {shown}"
+    what = message.removeprefix("Value error, ").removeprefix("Input should be ")
+    return what if what.startswith("expected") else f"expected {what}, got {shown}"
 
 
-def _literals(annotation: Any) -> list[Any]:
+def _info(loc: tuple[int | str, ...]) -> FieldInfo | None:
+    """The declaration of the setting that a validation error is about."""
+    section: type[Section] | None = Config
+    info = None
+    for part in loc:
+        if section is not None and part in section.model_fields:
+            info = section.model_fields[str(part)]
+            section = _section_of(info.annotation)
+    return info
+
+
+def _literals(annotation: Any) -> list[str]:
     if typing.get_origin(annotation) is typing.Literal:
-        return list(typing.get_args(annotation))
+        return [str(value) for value in typing.get_args(annotation)]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         inner = typing.get_args(annotation)
         found = [value for part in inner for value in _literals(part)]
         return ["true", "false", *found] if bool in inner and found else found
     return []
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """Return the file's tree, and the line of each `section.key` in it."""
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(
-                f"the file has {path.stat().st_size:,} bytes, over the limit of {MAX_BYTES:,}", where=str(path)
-            )
-        text = path.read_text("utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError(
-            "no such configuration file",
-            where=str(path),
-            fix="check the path, or start from `pytorch-dl config show tiny`",
-        ) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"byte {error.start} is not UTF-8", where=str(path), fix="save the file as UTF-8") from None
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    try:
-        _refuse_anchors(path, text)
-        root = yaml.compose(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        at = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise ConfigError(f"not readable as YAML or JSON: {error.problem}", where=at) from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"not readable as YAML or JSON: {error}", where=str(path)) from None
-    lines: dict[str, int] = {}
-    tree = _build(path, root, "", lines) if root is not None else {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"expected sections such as `model:`, got {tree!r}", where=f"{path}:1")
-    return tree, lines
-
-
-def _refuse_anchors(path: Path, text: str) -> None:
-    depth = 0
-    for event in yaml.parse(text, _Loader):
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise ConfigError(
-                "anchors and aliases are not read",
-                where=f"{path}:{event.start_mark.line + 1}",
-                fix="write the value out",
-            )
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if depth > MAX_DEPTH:
-            raise ConfigError(f"nested deeper than {MAX_DEPTH} levels", where=f"{path}:{event.start_mark.line + 1}")
-
-
-def _build(path: Path, node: yaml.Node, field: str, lines: dict[str, int]) -> Any:
-    at = f"{path}:{node.start_mark.line + 1}"
-    if isinstance(node, yaml.MappingNode):
-        tree: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = str(key_node.value)
-            inner = f"{field}.{key}" if field else key
-            if key in tree:
-                raise ConfigError(
-                    f"{inner} is set twice, first in line {lines[inner]}",
-                    where=f"{path}:{key_node.start_mark.line + 1}",
-                    fix="delete one",
-                )
-            lines[inner] = key_node.start_mark.line + 1
-            tree[key] = _build(path, value_node, inner, lines)
-        return tree
-    if isinstance(node, yaml.SequenceNode):
-        return [_build(path, item, f"{field}.{index}", lines) for index, item in enumerate(node.value)]
-    try:
-        return _Loader("").construct_object(node)
-    except (yaml.YAMLError, ValueError) as error:
-        what = getattr(error, "problem", None) or error
-        raise ConfigError(f"{field}: {what}", where=at, fix="use plain numbers, words, true or false") from None

@@ -8,14 +8,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from pytorch_dl.config.units import parse_count, parse_seconds
+from pytorch_dl.config.templates import TEMPLATES
+from pytorch_dl.config.units import parse_column, parse_count, parse_number, parse_seconds
 from pytorch_dl.errors import ConfigError
 
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]  # reads 100k, 2m
 Positive = Annotated[int, BeforeValidator(parse_count), Field(ge=1)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0)]  # reads 90s, 45min, 2h
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Probability = Annotated[float, Field(ge=0, lt=1)]
+Number = Annotated[float, BeforeValidator(parse_number)]
+PositiveNumber = Annotated[Number, Field(gt=0)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+Probability = Annotated[Number, Field(ge=0, lt=1)]
+Column = Annotated[str, BeforeValidator(parse_column)]
 
 
 class Section(BaseModel):
@@ -40,7 +44,7 @@ class ModelConfig(Section):
     num_decoder_layers: Positive = 6
     """Layers that write the target."""
     d_ff: Positive | None = None
-    """Width of the feed-forward layer, 4 * d_model when left out; gated activations take 2/3 of it, at equal parameters."""
+    """Width of the feed-forward layer, 4 * d_model when left out; gated activations take 2/3 of it."""
     dropout: Probability = 0.1
     """Share of features set to zero on embeddings, in the feed-forward layer and before each residual sum."""
     attention_dropout: Probability = 0.0
@@ -74,7 +78,7 @@ class CorpusConfig(Section):
     """File, prefix or hf:// id, as data.train_data_path."""
     tgt: str | None = None
     """Target file, when src holds the source side only."""
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    weight: PositiveNumber = 1.0
     """How often each pair appears in an epoch; 0.5 takes another half each time."""
 
 
@@ -82,7 +86,7 @@ class DataConfig(Section):
     """Where the text pairs are and how they become batches."""
 
     train_data_path: str | None = None
-    """Training text: source file (with train_tgt_path), a TSV, CSV, JSONL or Parquet file, a prefix (with the suffixes), or hf://ID."""
+    """Training text: source file (with train_tgt_path); TSV, CSV, JSONL or Parquet; prefix (with the suffixes); hf://ID."""
     train_tgt_path: str | None = None
     """Target file, line by line beside train_data_path."""
     val_data_path: str | None = None
@@ -97,9 +101,9 @@ class DataConfig(Section):
     """With a prefix as path: ending of the source file, as `en` in train.en or train.en.gz."""
     tgt_suffix: str | None = None
     """With a prefix as path: ending of the target file."""
-    src_column: str | None = None
+    src_column: Column | None = None
     """Column or key of the source in CSV, JSONL, Parquet or hf:// data; its number in TSV."""
-    tgt_column: str | None = None
+    tgt_column: Column | None = None
     """Column or key of the target."""
     corpora: list[CorpusConfig] = Field(default_factory=list)
     """More training corpora, each with a weight."""
@@ -136,7 +140,7 @@ class TrainingConfig(Section):
 
     batch_size: Positive = 64
     """Pairs in a batch when data.use_dynamic_batching is off."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: PositiveNumber = 1e-3
     """Highest learning rate of the schedule."""
     num_epochs: Positive = 10
     """Passes over the training text."""
@@ -145,10 +149,10 @@ class TrainingConfig(Section):
     time_limit: Seconds | None = None
     """Wall time after which training ends cleanly at its best."""
     mixed_precision: bool | Literal["bf16", "fp16"] = True
-    """Lower precision in matrix products: what the device does fastest and safely (true), none (false), or the one named."""
+    """Lower precision in matrix products: the fastest safe one of the device (true), none (false), or the one named."""
     gradient_accumulation_steps: Positive = 1
     """Batches whose gradients make one optimizer step."""
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    max_grad_norm: PositiveNumber | None = 1.0
     """Gradients are scaled down to this norm when it is exceeded."""
     label_smoothing: Probability = 0.1
     """Probability mass of the target spread over the vocabulary."""
@@ -162,13 +166,13 @@ class TrainingConfig(Section):
     """Validation pairs to translate at each validation for BLEU, chrF and exact match; 0 translates none."""
     save_every: Positive | None = None
     """Steps between checkpoints beside the one at each validation."""
-    keep_checkpoints: Annotated[int, Field(ge=2)] = 2
+    keep_checkpoints: Annotated[Count, Field(ge=2)] = 2
     """Newest checkpoints to keep beside the best one."""
     early_stopping_patience: Count = 0
     """Validations without progress after which training ends; 0 never ends it."""
     early_stopping_metric: Literal["val_loss", "bleu", "chrf", "exact_match"] = "val_loss"
     """What tells the best checkpoint, and progress."""
-    early_stopping_min_delta: Annotated[float, Field(ge=0)] = 0.0
+    early_stopping_min_delta: Annotated[Number, Field(ge=0)] = 0.0
     """Smallest change of the metric that counts as progress."""
 
 
@@ -181,9 +185,9 @@ class OptimizerConfig(Section):
     """Decay of the mean of gradients; momentum of sgd."""
     beta2: Probability = 0.98
     """Decay of the mean of squared gradients."""
-    eps: Annotated[float, Field(gt=0)] = 1e-8
+    eps: PositiveNumber = 1e-8
     """Added to the denominator of Adam's update."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.01
     """Decay of matrices; vectors (norms, biases) are never decayed."""
 
 
@@ -192,7 +196,7 @@ class SchedulerConfig(Section):
 
     name: Literal["onecycle", "inverse_sqrt", "cosine", "wsd", "linear", "constant"] = "onecycle"
     """Shape of the schedule."""
-    warmup: Annotated[float, Field(ge=0), BeforeValidator(parse_count)] = 0.1
+    warmup: Annotated[float, BeforeValidator(parse_count), Field(ge=0)] = 0.1
     """Steps of rising learning rate; below 1 it is a share of all steps."""
     decay: Fraction = 0.2
     """Share of the steps over which warmup-stable-decay (wsd) falls."""
@@ -203,7 +207,7 @@ class SchedulerConfig(Section):
 class SystemConfig(Section):
     """Machine and reproducibility."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    seed: Annotated[Count, Field(lt=2**63)] = 1
     """Order, dropout and initial weights are functions of it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train: the GPU when there is one."""
@@ -272,41 +276,6 @@ class Config(Section):
         from pytorch_dl.config.contradictions import contradictions
 
         return contradictions(self)
-
-
-# A template is what it changes of the defaults. The three sizes count their parameters at a shared vocabulary of 32,000.
-TEMPLATES: dict[str, dict[str, dict[str, Any]]] = {
-    "nano": {"model": {"d_model": 128, "n_heads": 4, "num_encoder_layers": 2, "num_decoder_layers": 2}},
-    "tiny": {"model": {"d_model": 256, "n_heads": 4, "num_encoder_layers": 3, "num_decoder_layers": 3}},
-    "small": {"model": {"d_model": 896, "n_heads": 14, "num_encoder_layers": 10, "num_decoder_layers": 10}},
-    "base": {"model": {"d_model": 1152, "n_heads": 18, "num_encoder_layers": 13, "num_decoder_layers": 13}},
-    "large": {"model": {"d_model": 1536, "n_heads": 24, "num_encoder_layers": 15, "num_decoder_layers": 15}},
-    "transformer-base": {
-        "model": {
-            "activation": "relu",
-            "norm_type": "layernorm",
-            "norm_first": False,
-            "positions": "sinusoidal",
-            "bias": True,
-        },
-        "training": {"learning_rate": 7e-4},
-        "scheduler": {"name": "inverse_sqrt", "warmup": 4000},
-    },
-    "transformer-big": {
-        "model": {
-            "d_model": 1024,
-            "n_heads": 16,
-            "dropout": 0.3,
-            "activation": "relu",
-            "norm_type": "layernorm",
-            "norm_first": False,
-            "positions": "sinusoidal",
-            "bias": True,
-        },
-        "training": {"learning_rate": 5e-4},
-        "scheduler": {"name": "inverse_sqrt", "warmup": 4000},
-    },
-}
 
 
 def get_config(name: str) -> Config:

@@ -1,6 +1,7 @@
 """Numbers as people write them: 100k steps, 2m pairs, 45min."""
 
 import re
+from decimal import Decimal
 
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 _SECONDS = {"": 1, "s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
@@ -17,6 +18,18 @@ def parse_seconds(value: object) -> object:
     return _parse(value, _SECONDS, "a time such as 90s, 45min or 2h")
 
 
+def parse_number(value: object) -> object:
+    """Refuse true and false, which Python counts among the numbers; pass on the rest."""
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number, got {str(value).lower()}")
+    return value
+
+
+def parse_column(value: object) -> object:
+    """Read the number of a column as its name; what is not a whole number is passed on."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def _parse(value: object, units: dict[str, int], expected: str) -> object:
     if isinstance(value, bool):
         raise ValueError(f"expected {expected}, got {str(value).lower()}")
@@ -25,5 +38,5 @@ def _parse(value: object, units: dict[str, int], expected: str) -> object:
     match = _NUMBER.fullmatch(value)
     if not match or match[2].lower() not in units:
         raise ValueError(f"expected {expected}, got {value!r}")
-    number = float(match[1].replace("_", "")) * units[match[2].lower()]
-    return int(number) if number.is_integer() else number
+    number = Decimal(match[1].replace("_", "")) * units[match[2].lower()]  # exact: 1.005k is 1005
+    return int(number) if number == number.to_integral_value() else float(number)

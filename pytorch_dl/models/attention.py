@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from pytorch_dl.models.kv_cache import KeyValue, LayerCache
 from pytorch_dl.models.positions import Rotation, rotate
+from pytorch_dl.models.variants import named
 
 # (q (B, H, T, D), k (B, K, S, D), v (B, K, S, D), bias broadcastable to (B, 1, T, S) or None, dropout) -> (B, H, T, D)
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
@@ -59,7 +60,7 @@ class Heads(NamedTuple):
 class MultiHeadAttention(nn.Module):
     """Attention in several heads (Vaswani et al. 2017); fewer key heads than query heads group them (arXiv:2305.13245).
 
-    Self-attention projects queries, keys and values in one product; cross-attention keys and values of the memory in one.
+    Self-attention projects queries, keys and values in one product, cross-attention the memory's keys and values.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(f"n_heads ({n_heads}) must be divisible by n_kv_heads ({n_kv_heads})")
         self.heads = Heads(n_heads, n_kv_heads, d_model // n_heads)
         self.dropout = dropout
-        self.attention = ATTENTION[attention] if isinstance(attention, str) else attention
+        self.attention = named(ATTENTION, attention, argument="attention") if isinstance(attention, str) else attention
         kv_width = 2 * n_kv_heads * self.heads.dim
         if cross:
             self.q_proj = nn.Linear(d_model, d_model, bias=bias)
@@ -121,15 +122,16 @@ class MultiHeadAttention(nn.Module):
     def _project(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, KeyValue]:
         query, key, _ = self.heads
         qkv = self._split(self.qkv_proj(x), query + 2 * key)  # (B, H + 2K, T, D)
-        qk, v = qkv.split((query + key, key), dim=1)
+        qk, v = torch.split(qkv, [query + key, key], dim=1)
         if rotation is not None:
             qk = rotate(qk, rotation)
-        q, k = qk.split((query, key), dim=1)
+        q, k = torch.split(qk, [query, key], dim=1)
         return q, KeyValue(k, v)
 
     def _attend(self, q: Tensor, kv: KeyValue, bias: Tensor | None) -> Tensor:
         out = self.attention(q, kv.keys, kv.values, bias, self.dropout if self.training else 0.0)  # (B, H, T, D)
-        return self.out_proj(out.transpose(1, 2).flatten(2))  # (B, T, d)
+        projected: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))  # (B, T, d)
+        return projected
 
     def _split(self, x: Tensor, heads: int) -> Tensor:
-        return x.unflatten(-1, (heads, self.heads.dim)).transpose(1, 2)  # (B, heads, T, D)
+        return x.view(*x.shape[:2], heads, self.heads.dim).transpose(1, 2)  # (B, heads, T, D)

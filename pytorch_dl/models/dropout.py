@@ -40,7 +40,7 @@ def dropout(x: Tensor, p: float, *, training: bool, keys: Tensor | None, site: i
         return x
     if keys is None:
         return F.dropout(x, p)
-    keep = _uniform16(keys, site, x.size(-1)) >= round(p * 65536) - 32768
+    keep = _uniform16(keys, site, x.size(-1)) >= min(round(p * 65536), 65535) - 32768
     return torch.where(keep, x * (1.0 / (1.0 - p)), 0.0)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pytorch_dl.models.dropout import dropout
+from pytorch_dl.models.variants import named
 
 Activation = Callable[[Tensor], Tensor]
 PLAIN: dict[str, Activation] = {"relu": F.relu, "gelu": F.gelu}
@@ -26,10 +27,13 @@ class FeedForward(nn.Module):
     def __init__(self, d_model: int, d_ff: int, *, activation: str | Activation, dropout: float, bias: bool) -> None:
         super().__init__()
         self.gated = isinstance(activation, str) and activation in GATED
-        self.activation = {**PLAIN, **GATED}[activation] if isinstance(activation, str) else activation
+        self.activation = (
+            named({**PLAIN, **GATED}, activation, argument="activation") if isinstance(activation, str) else activation
+        )
         self.dropout = dropout
         width = gated_width(d_ff) if self.gated else d_ff
-        self.in_proj = nn.Linear(d_model, 2 * width if self.gated else width, bias=bias)  # gate and value in one product
+        inner = 2 * width if self.gated else width  # gate and value in one product
+        self.in_proj = nn.Linear(d_model, inner, bias=bias)
         self.out_proj = nn.Linear(width, d_model, bias=bias)
 
     def forward(self, x: Tensor, *, keys: Tensor | None = None) -> Tensor:
@@ -40,4 +44,5 @@ class FeedForward(nn.Module):
             h = self.activation(gate) * value  # (B, T, W)
         else:
             h = self.activation(h)
-        return self.out_proj(dropout(h, self.dropout, training=self.training, keys=keys, site=0))
+        out: Tensor = self.out_proj(dropout(h, self.dropout, training=self.training, keys=keys, site=0))
+        return out

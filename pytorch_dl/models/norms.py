@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pytorch_dl.models.variants import named
+
 
 class RMSNorm(nn.Module):
     """Scale x to unit root mean square, then by a learned weight (Zhang and Sennrich 2019, arXiv:1910.07467)."""
@@ -44,4 +46,6 @@ NORMS: dict[str, Callable[[int, bool], nn.Module]] = {
 
 def make_norm(norm_type: str | NormFactory, d_model: int, *, bias: bool) -> nn.Module:
     """Build a norm by its name, or call the factory given in its place."""
-    return NORMS[norm_type](d_model, bias) if isinstance(norm_type, str) else norm_type(d_model)
+    if isinstance(norm_type, str):
+        return named(NORMS, norm_type, argument="norm_type")(d_model, bias)
+    return norm_type(d_model)

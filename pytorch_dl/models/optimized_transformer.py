@@ -22,6 +22,7 @@ from pytorch_dl.models.masks import additive, padding_segments, segment_mask, se
 from pytorch_dl.models.norms import NormFactory, make_norm
 from pytorch_dl.models.positions import POSITIONS, PositionFactory
 from pytorch_dl.models.transformer_blocks import TransformerDecoderLayer, TransformerEncoderLayer
+from pytorch_dl.models.variants import named
 
 
 class Side(NamedTuple):
@@ -63,6 +64,8 @@ class OptimizedTransformer(nn.Module):
         decoder_layer: Callable[..., nn.Module] = TransformerDecoderLayer,
     ) -> None:
         super().__init__()
+        if tie_embeddings not in ("all", "decoder", "none"):
+            raise ValueError(f"tie_embeddings must be one of all, decoder, none, got {tie_embeddings!r}")
         if tie_embeddings == "all" and src_vocab_size != tgt_vocab_size:
             raise ValueError(
                 f"tie_embeddings='all' needs one vocabulary, got src_vocab_size={src_vocab_size} and "
@@ -89,7 +92,7 @@ class OptimizedTransformer(nn.Module):
         self.decoder_layers = nn.ModuleList(
             decoder_layer(d_model, n_heads, d_ff, **layer) for _ in range(num_decoder_layers)
         )
-        scheme = POSITIONS[positions] if isinstance(positions, str) else positions
+        scheme = named(POSITIONS, positions, argument="positions") if isinstance(positions, str) else positions
         self.src_positions = scheme(d_model, self.head_dim, max_seq_len)
         self.tgt_positions = scheme(d_model, self.head_dim, max_seq_len)
         # Pre-norm leaves the last sum unnormalised; post-norm has just normalised it.
@@ -147,25 +150,26 @@ class OptimizedTransformer(nn.Module):
         cross_bias = additive(segment_mask(tgt.segments, src_segments), x.dtype)  # (B, 1, T, S)
         for index, layer in enumerate(self.decoder_layers):
             keys = _layer_keys(tgt.keys, index)
-            x = self._run(
-                layer, x, memory, self_bias=self_bias, cross_bias=cross_bias, rotation=rotation, keys=keys
-            )
+            x = self._run(layer, x, memory, self_bias=self_bias, cross_bias=cross_bias, rotation=rotation, keys=keys)
         hidden: Tensor = self.decoder_norm(x)
         return hidden
 
     def start_decoding(self, src: Tensor, *, max_length: int, beam_size: int = 1) -> DecoderCache:
         """Padded src (B, S) -> the cache with which `decode_step` writes up to max_length tokens in beam_size beams."""
+        if max_length > self.max_seq_len:
+            raise ValueError(f"max_length ({max_length}) is above max_seq_len ({self.max_seq_len})")
         side = self.side(src)
         memory = self.encode(side)
-        layers = len(self.decoder_layers)
+        layers: list[Any] = list(self.decoder_layers)
         rows = src.size(0) * beam_size
-        past = memory.new_empty(layers, 2, rows, self.n_kv_heads, max_length, self.head_dim)
-        memories = [layer.cross_attention.project_memory(memory) for layer in self.decoder_layers]
+        past = memory.new_empty(len(layers), 2, rows, self.n_kv_heads, max_length, self.head_dim)
+        memories = [layer.cross_attention.project_memory(memory) for layer in layers]
         queries = torch.ones_like(side.segments[:, :1])
         return DecoderCache(past, memories, additive(segment_mask(queries, side.segments), memory.dtype), beam_size)
 
     def decode_step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
         """The last token of each beam (B, K) -> logits (B, K, V) of the next; the cache grows by one position."""
+        assert cache.length < cache.past.size(-2), f"the cache has room for {cache.past.size(-2)} tokens"
         positions = torch.full((1, 1), cache.length, device=tokens.device)
         x = self.tgt_embedding(tokens) * math.sqrt(self.d_model)  # (B, K, d)
         x, rotation = self.tgt_positions(x, positions)

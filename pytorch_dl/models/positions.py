@@ -36,6 +36,8 @@ class RotaryPositions(nn.Module):
 
     def __init__(self, head_dim: int, max_seq_len: int, *, base: float = 10000.0) -> None:
         super().__init__()
+        if head_dim % 2:
+            raise ValueError(f"rotary positions need an even head width, got d_model / n_heads = {head_dim}")
         frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
         angles = torch.outer(torch.arange(max_seq_len, dtype=torch.float64), frequencies)
         self.register_buffer("cos", angles.cos().to(torch.get_default_dtype()), persistent=False)
@@ -53,9 +55,11 @@ class SinusoidalPositions(nn.Module):
 
     def __init__(self, d_model: int, max_seq_len: int) -> None:
         super().__init__()
+        if d_model % 2:
+            raise ValueError(f"sinusoidal positions need an even d_model, got {d_model}")
         frequencies = torch.exp(torch.arange(0, d_model, 2, dtype=torch.float64) * (-math.log(10000.0) / d_model))
         angles = torch.outer(torch.arange(max_seq_len, dtype=torch.float64), frequencies)
-        table = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)  # (max_seq_len, d), sine and cosine in turn
+        table = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)  # (max_seq_len, d), sine, cosine in turn
         self.register_buffer("table", table.to(torch.get_default_dtype()), persistent=False)
 
     def forward(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Rotation | None]:

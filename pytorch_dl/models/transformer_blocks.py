@@ -68,7 +68,8 @@ class TransformerEncoderLayer(nn.Module):
     ) -> Tensor:
         """x (B, S, d) -> (B, S, d); attention bias (B, 1, S, S), dropout keys (B, S)."""
         x = self.self_residual(x, lambda y: self.self_attention(y, bias=bias, rotation=rotation), keys=keys)
-        return self.ff_residual(x, lambda y: self.feed_forward(y, keys=keys), keys=keys)
+        out: Tensor = self.ff_residual(x, lambda y: self.feed_forward(y, keys=keys), keys=keys)
+        return out
 
 
 class TransformerDecoderLayer(nn.Module):
@@ -128,4 +129,5 @@ class TransformerDecoderLayer(nn.Module):
             x, lambda y: self.self_attention(y, bias=self_bias, rotation=rotation, cache=cache), keys=keys
         )
         x = self.cross_residual(x, lambda y: self.cross_attention(y, memory, bias=cross_bias), keys=keys)
-        return self.ff_residual(x, lambda y: self.feed_forward(y, keys=keys), keys=keys)
+        out: Tensor = self.ff_residual(x, lambda y: self.feed_forward(y, keys=keys), keys=keys)
+        return out
