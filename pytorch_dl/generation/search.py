@@ -210,7 +210,7 @@ def _may_improve(live: _Beams, row: int, found: list[Hypothesis], length_penalty
     """Whether the search goes on for a sentence that has not reached its limit."""
     best = live.log_probs[row, 0].item()
     _, beam_size, length = live.prefixes.shape
-    if best == -torch.inf or len(found) < beam_size:
+    if len(found) < beam_size:
         return best > -torch.inf
     return _score(best, length, length_penalty) > max(hypothesis.score for hypothesis in found)
 

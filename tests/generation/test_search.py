@@ -253,6 +253,7 @@ class TiedModel(ToyModel):
     """Every token is as likely as every other."""
 
     def decode_step(self, tokens: Tensor, cache: ToyCache) -> Tensor:
+        self.batch_sizes.append(len(tokens))
         return torch.zeros(*tokens.shape, 64)
 
 
@@ -267,6 +268,24 @@ def test_ties_go_to_the_lowest_id_of_the_better_beam():
         [[1, 1, 1], [1, 1, 3], [1, 1, 4]],
     ]
     assert found[0][0].score == pytest.approx(-math.log(64))
+
+
+def test_a_live_beam_that_is_only_as_good_as_the_finished_one_ends_the_search():
+    model = TiedModel(seed=0)
+    [[hypothesis]] = search(model, SOURCES[:1], [9], beam_size=1)
+    assert hypothesis.ids == [] and len(model.batch_sizes) == 1
+
+
+def test_scores_of_half_precision_logits_are_summed_in_float32():
+    model = ToyModel(seed=4)
+    decode_step = model.decode_step
+    model.decode_step = lambda tokens, cache: decode_step(tokens, cache).bfloat16()
+    [[hypothesis]] = search(model, SOURCES[:1], [9], beam_size=3)
+    rounded = 0.0
+    cache = model.start_decoding(padded(SOURCES[:1]), max_length=9)
+    for token, following in itertools.pairwise([BOS, *hypothesis.ids, *[EOS] * hypothesis.finished]):
+        rounded += model.decode_step(torch.tensor([[token]]), cache)[0, 0].double().log_softmax(-1)[following].item()
+    assert hypothesis.log_prob == pytest.approx(rounded, abs=1e-6)
 
 
 @pytest.mark.parametrize("size", [3, 20, 100])
