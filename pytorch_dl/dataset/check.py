@@ -1,0 +1,118 @@
+"""The data check: reads the text once before anything is trained on it, counts, and says what is wrong with it.
+
+Two files are enough; with tokenizers it also looks at tokens, with a validation text at what both share.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytorch_dl.dataset.findings import Finding, corpus_findings, overlap_findings, repeat_findings, share
+from pytorch_dl.dataset.summary import CorpusSummary, DataSummary, Ratio, TokenSummary, summarize
+from pytorch_dl.dataset.survey import Survey, survey
+from pytorch_dl.dataset.text_files import PairStream
+
+if TYPE_CHECKING:  # a check without tokenizers does not load their library
+    from pytorch_dl.dataset.tokenizer import TokenizerPair
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What the text holds, and what was found in it, errors first."""
+
+    train: DataSummary
+    val: DataSummary | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> list[str]:
+        """What would train garbage, or stop the training."""
+        return [finding.text for finding in self.findings if finding.level == "error"]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is worth a look."""
+        return [finding.text for finding in self.findings if finding.level == "warning"]
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        lines = _data_lines("Training text", self.train)
+        if self.val is not None:
+            lines += _data_lines("Validation text", self.val)
+        lines += [f"{finding.level:<7}  {finding.text}" for finding in self.findings]
+        return [*lines, f"{_count(len(self.errors), 'error')}, {_count(len(self.warnings), 'warning')}"]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for programs."""
+        return asdict(self)
+
+
+def check(
+    train: Sequence[PairStream],
+    val: Sequence[PairStream] | None,
+    *,
+    tokenizers: "TokenizerPair | None" = None,
+    max_length: int | None = None,
+) -> CheckReport:
+    """Read the text once and report on it; `max_length` is in tokens with the end mark, and needs tokenizers."""
+    train_surveys = [survey(stream, tokenizers=tokenizers) for stream in train]
+    train_summary = summarize(train_surveys, max_length=max_length)
+    findings = [*_stream_findings(train, train_surveys, train_summary, max_length=max_length)]
+    findings += repeat_findings("training text", train_summary)
+    val_summary = None
+    if val:
+        val_surveys = [survey(stream, tokenizers=tokenizers) for stream in val]
+        val_summary = summarize(val_surveys, max_length=max_length)
+        findings += _stream_findings(val, val_surveys, val_summary, max_length=max_length)
+        findings += repeat_findings("validation text", val_summary)
+        findings += overlap_findings(train_surveys, val_surveys)
+    levels = ("error", "warning", "note")
+    return CheckReport(train_summary, val_summary, tuple(sorted(findings, key=lambda f: levels.index(f.level))))
+
+
+def _stream_findings(
+    streams: Sequence[PairStream], surveys: Sequence[Survey], summary: DataSummary, *, max_length: int | None
+) -> Iterator[Finding]:
+    for stream, found, corpus in zip(streams, surveys, summary.corpora, strict=True):
+        yield from corpus_findings(stream, found, corpus, max_length=max_length)
+
+
+def _data_lines(title: str, data: DataSummary) -> list[str]:
+    lines = [title]
+    for corpus in data.corpora:
+        lines.append(f"  {corpus.name}")
+        lines += [f"    {label:<22}{value}" for label, value in _corpus_rows(corpus)]
+    lines.append(f"  {'repeated pairs':<24}{share(data.repeated_pairs, data.pairs)}")
+    return [*lines, f"  {'repeated sources':<24}{share(data.repeated_sources, data.pairs)}"]
+
+
+def _corpus_rows(corpus: CorpusSummary) -> Iterator[tuple[str, str]]:
+    yield "pairs", f"{corpus.pairs:,}"
+    yield "blank", ", ".join(f"{count:,} {side}" for side, count in corpus.blank.items()) or "0"
+    if corpus.faults:
+        yield "faults", ", ".join(f"{count:,} {kind}" for kind, count in corpus.faults.items())
+    yield "same on both sides", share(corpus.identical_sides, corpus.pairs)
+    if corpus.length_correlation is not None:
+        yield "length correlation", f"{corpus.length_correlation:.2f}"
+    yield from _ratio_rows("target/source chars", corpus.char_ratio)
+    yield from _ratio_rows("target/source tokens", corpus.token_ratio)
+    yield from _token_rows("source tokens", corpus.src_tokens)
+    yield from _token_rows("target tokens", corpus.tgt_tokens)
+
+
+def _ratio_rows(label: str, ratio: Ratio | None) -> Iterator[tuple[str, str]]:
+    if ratio is not None:
+        yield (
+            label,
+            f"median {ratio.median:.2f}, 98 % between {ratio.low:.2f} and {ratio.high:.2f}, {ratio.far:,} far off",
+        )
+
+
+def _token_rows(label: str, tokens: TokenSummary | None) -> Iterator[tuple[str, str]]:
+    if tokens is not None:
+        yield label, f"mean {tokens.mean:.1f}, longest {tokens.longest}, unknown {100 * tokens.unknown_share:.2f} %"
+        yield from (("", sample) for sample in tokens.samples)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"

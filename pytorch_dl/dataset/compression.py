@@ -1,0 +1,117 @@
+"""Files as bytes, decompressed: gzip, bzip2, xz and zstd are told by their first bytes, never by the file's name.
+
+Out go chunks of at most some MiB, so that a file of any size is read in little memory.
+"""
+
+import bz2
+import contextlib
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import zstandard
+
+from pytorch_dl.dataset.text_pair import Fault
+from pytorch_dl.files import sha256
+
+ENDINGS = (".gz", ".bz2", ".xz", ".zst")
+_CHUNK = 1 << 18
+_COMPRESSED_CHUNK = 1 << 14  # small: a few bytes can stand for megabytes
+
+
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+_DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {
+    "gzip": lambda: zlib.decompressobj(wbits=31),
+    "bzip2": bz2.BZ2Decompressor,
+    "xz": lzma.LZMADecompressor,
+    "zstd": lambda: zstandard.ZstdDecompressor().decompressobj(),
+}
+
+
+def compression_of(head: bytes) -> str | None:
+    """Name the compression that a file's first 10 bytes tell, or None."""
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip"
+    if head.startswith(b"BZh") and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):  # a block, or the end of no blocks
+        return "bzip2"
+    if head.startswith(b"\xfd7zXZ\x00"):
+        return "xz"
+    return "zstd" if head.startswith(b"\x28\xb5\x2f\xfd") else None
+
+
+def without_ending(path: Path) -> Path:
+    """`path` without its compression ending."""
+    return path.with_suffix("") if path.suffix in ENDINGS else path
+
+
+def read_chunks(path: Path) -> Iterator[bytes]:
+    """Yield the content of a file, decompressed; a Fault when it is missing, empty, unreadable or cut off."""
+    with _read_errors(path):
+        _check_file(path)
+        with open(path, "rb") as file:
+            kind = compression_of(file.read(10))
+            file.seek(0)
+            if kind:
+                compressed = iter(lambda: file.read(_COMPRESSED_CHUNK), b"")
+                yield from _decompressed(compressed, kind=kind, path=path)
+            else:
+                yield from iter(lambda: file.read(_CHUNK), b"")
+
+
+def hash_file(path: Path) -> str:
+    """Hex SHA-256 of the bytes on disk; a Fault as in `read_chunks`."""
+    with _read_errors(path):
+        _check_file(path)
+        return sha256(path)
+
+
+def _check_file(path: Path) -> None:
+    where = str(path)
+    if not path.exists():
+        raise Fault("file", "no such file", where=where, fix="correct the path")
+    if path.is_dir():
+        raise Fault("file", "is a folder, not a file", where=where, fix="name a file in it")
+    if not path.is_file():
+        raise Fault(
+            "file", "is not a regular file", where=where, fix="write the text to a file: it is read several times"
+        )
+    if path.stat().st_size == 0:
+        raise Fault("file", "is empty (0 bytes)", where=where, fix="write the file again, or leave it out")
+
+
+@contextlib.contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = f"cannot be read: {error.strerror or error}"
+        raise Fault("file", what, where=str(path), fix="check the path and its permissions") from error
+
+
+def _decompressed(chunks: Iterator[bytes], *, kind: str, path: Path) -> Iterator[bytes]:
+    damaged = "compress it again from the original, or copy it again"
+    decompressor = _DECOMPRESSORS[kind]()
+    for chunk in chunks:
+        while chunk:
+            if decompressor.eof:  # files joined end to end are one text; zeros after the end are padding
+                if not chunk.strip(b"\0"):
+                    break
+                decompressor = _DECOMPRESSORS[kind]()
+            try:
+                content = decompressor.decompress(chunk)
+            except (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
+                raise Fault("file", f"the {kind} data are damaged ({error})", where=str(path), fix=damaged) from error
+            if content:
+                yield content
+            chunk = decompressor.unused_data if decompressor.eof else b""
+    if not decompressor.eof:
+        raise Fault("file", f"the {kind} data are cut off before their end", where=str(path), fix=damaged)
