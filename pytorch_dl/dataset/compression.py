@@ -53,10 +53,16 @@ def without_ending(path: Path) -> Path:
     return path.with_suffix("") if path.suffix in ENDINGS else path
 
 
+def check_file(path: Path) -> None:
+    """Raise a Fault when `path` is no file that can be read, or is empty."""
+    with _read_errors(path):
+        _check(path)
+
+
 def read_chunks(path: Path) -> Iterator[bytes]:
     """Yield the content of a file, decompressed; a Fault when it is missing, empty, unreadable or cut off."""
     with _read_errors(path):
-        _check_file(path)
+        _check(path)
         with open(path, "rb") as file:
             kind = compression_of(file.read(10))
             file.seek(0)
@@ -70,11 +76,11 @@ def read_chunks(path: Path) -> Iterator[bytes]:
 def hash_file(path: Path) -> str:
     """Hex SHA-256 of the bytes on disk; a Fault as in `read_chunks`."""
     with _read_errors(path):
-        _check_file(path)
+        _check(path)
         return sha256(path)
 
 
-def _check_file(path: Path) -> None:
+def _check(path: Path) -> None:
     where = str(path)
     if not path.exists():
         raise Fault("file", "no such file", where=where, fix="correct the path")

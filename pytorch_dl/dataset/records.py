@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pytorch_dl.dataset.compression import check_file
 from pytorch_dl.dataset.text_lines import decode, read_lines
 from pytorch_dl.dataset.text_pair import COLUMN_NAMES, NAME_COLUMNS, Columns, Fault, TextPair
 from pytorch_dl.errors import DataError
@@ -33,6 +34,7 @@ def read_parquet(path: Path, *, columns: Columns | None) -> Iterator[TextPair | 
         import pyarrow.parquet as pq
     except ImportError as error:
         raise Fault("file", "Parquet needs pyarrow, which is not installed", where=str(path), fix=_NEEDS_HF) from error
+    check_file(path)
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
