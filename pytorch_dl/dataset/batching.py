@@ -37,6 +37,25 @@ class Batch:
     num_src_tokens: int
     num_tgt_tokens: int
 
+    @classmethod
+    def from_padded(cls, src: Tensor, tgt: Tensor, *, pad_id: int, first_pair: int = 0) -> Self:
+        """Make a batch of padded src (B, S) and tgt (B, 1 + T), which holds bos, the text and eos."""
+        tgt_in, labels = tgt[:, :-1], tgt[:, 1:]
+        real = labels != pad_id
+        src_segments = (src != pad_id).long()
+        return cls(
+            src=src,
+            tgt_in=tgt_in,
+            labels=labels.where(real, IGNORED_LABEL),
+            src_segments=src_segments,
+            tgt_segments=real.long(),
+            src_positions=torch.arange(src.size(1)).expand_as(src),
+            tgt_positions=torch.arange(tgt_in.size(1)).expand_as(tgt_in),
+            pair_ids=torch.arange(first_pair, first_pair + src.size(0)).unsqueeze(1),
+            num_src_tokens=int(src_segments.sum()),
+            num_tgt_tokens=int(real.sum()),
+        )
+
     def to(self, device: torch.device) -> Self:
         """The batch on another device."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))

@@ -1,0 +1,174 @@
+"""The front door of the folder: from the paths of texts to loaders of batches.
+
+streams of text pairs -> tokenizers -> token store -> plan of an epoch -> batches
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pytorch_dl.config.model_config import CorpusConfig, DataConfig, TrainingConfig
+from pytorch_dl.dataset.batching import Lengths, Planner, Special, Texts
+from pytorch_dl.dataset.loader import BatchLoader
+from pytorch_dl.dataset.split import hold_out
+from pytorch_dl.dataset.text_files import PairStream, TextSource
+from pytorch_dl.dataset.token_store import TokenStore, open_or_build
+from pytorch_dl.dataset.tokenizer import TokenizerPair, build_tokenizers
+from pytorch_dl.errors import ConfigError, DataError
+
+MANY_LEFT_OUT = 0.1
+
+
+class DataModule:
+    """Text pairs prepared for training: `setup()` once, then the loaders.
+
+    What is not given has the default of `DataConfig`; `data` gives all of it at once. `tokenizers` are used in place of
+    training new ones, and `report` is told what happens.
+    """
+
+    def __init__(
+        self,
+        train_data_path: str | None = None,
+        val_data_path: str | None = None,
+        *,
+        tokenizer_name: str | None = None,
+        batch_size: int | None = None,
+        max_length: int | None = None,
+        use_dynamic_batching: bool | None = None,
+        max_tokens_per_batch: int | None = None,
+        data: DataConfig | None = None,
+        seed: int = 1,
+        tokenizers: TokenizerPair | None = None,
+        cache_dir: str | Path | None = None,
+        report: Callable[[str], None] = print,
+    ) -> None:
+        given = {
+            "train_data_path": train_data_path,
+            "val_data_path": val_data_path,
+            "tokenizer_name": tokenizer_name,
+            "max_length": max_length,
+            "use_dynamic_batching": use_dynamic_batching,
+            "max_tokens_per_batch": max_tokens_per_batch,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        self.data = DataConfig.model_validate({**(data or DataConfig()).model_dump(), **given})
+        self.batch_size = batch_size or TrainingConfig().batch_size
+        self.seed, self.report = seed, report
+        self.cache_dir = Path(cache_dir or self.data.cache_dir or default_cache())
+        self._tokenizers = tokenizers
+        self.train_store: TokenStore | None = None
+        self.val_store: TokenStore | None = None
+
+    def setup(self) -> None:
+        """Read the texts, train the tokenizers if need be, and prepare the token stores, or find them prepared."""
+        train, val = streams(self.data, seed=self.seed)
+        if self._tokenizers is None:
+            self._tokenizers = build_tokenizers(
+                train,
+                name=self.data.tokenizer_name,
+                vocab_size=self.data.vocab_size,
+                shared=self.data.shared_vocabulary,
+                report=self.report,
+            )
+        self.train_store = open_or_build(train, self.tokenizers, cache_dir=self.cache_dir, report=self.report)
+        if val:
+            self.val_store = open_or_build(val, self.tokenizers, cache_dir=self.cache_dir, report=self.report)
+
+    @property
+    def tokenizers(self) -> TokenizerPair:
+        """The tokenizers of both sides."""
+        if self._tokenizers is None:
+            raise ConfigError("the data is not prepared", fix="call setup() first")
+        return self._tokenizers
+
+    @property
+    def vocab_sizes(self) -> tuple[int, int]:
+        """Tokens of the source and of the target vocabulary."""
+        return self.tokenizers.src.vocab_size, self.tokenizers.tgt.vocab_size
+
+    def train_dataloader(self) -> BatchLoader:
+        """Batches of the training text, in another order each epoch."""
+        if self.train_store is None:
+            raise ConfigError("the data is not prepared", fix="call setup() first")
+        return self._loader(self.train_store, name="training")
+
+    def val_dataloader(self) -> BatchLoader | None:
+        """Batches of the validation text, always the same; None when there is none."""
+        return self._loader(self.val_store, name="validation") if self.val_store else None
+
+    def _loader(self, store: TokenStore, *, name: str) -> BatchLoader:
+        data, tgt = self.data, self.tokenizers.tgt
+        lengths = Lengths(store.src_lengths.astype(np.int64) + 1, store.tgt_lengths.astype(np.int64) + 1)
+        kept = np.flatnonzero((lengths.src <= data.max_length) & (lengths.tgt <= data.max_length))
+        self._report_left_out(len(store) - len(kept), len(store), name)
+        planner = Planner(
+            lengths,
+            kept,
+            [(corpus.start, corpus.stop, corpus.weight) for corpus in store.corpora],
+            seed=self.seed,
+            max_tokens=data.max_tokens_per_batch,
+            batch_size=None if data.use_dynamic_batching else self.batch_size,
+            packed=data.layout == "packed",
+        )
+        return BatchLoader(
+            planner,
+            Texts(store.src_ids, store.src_offsets),
+            Texts(store.tgt_ids, store.tgt_offsets),
+            Special(tgt.pad_id, tgt.bos_id, tgt.eos_id),
+            vocab_sizes=self.vocab_sizes,
+            workers=data.num_workers,
+            prefetch=data.prefetch_factor,
+            pin_memory=data.pin_memory,
+        )
+
+    def _report_left_out(self, left_out: int, total: int, name: str) -> None:
+        limit = self.data.max_length
+        if left_out == total:
+            raise DataError(f"all {total:,} {name} pairs are longer than data.max_length ({limit})", fix="raise it")
+        if left_out:
+            loud = "warning: " if left_out > MANY_LEFT_OUT * total else ""
+            share = 100 * left_out / total
+            self.report(
+                f"{loud}{left_out:,} of {total:,} {name} pairs ({share:.2f} %) are longer than "
+                f"data.max_length ({limit}) and left out"
+            )
+
+
+def streams(data: DataConfig, *, seed: int) -> tuple[list[PairStream], list[PairStream]]:
+    """The training corpora, and the validation text or what is held out for it."""
+    if not data.train_data_path and not data.corpora:
+        raise ConfigError("there is no training text", fix="give --src (and --tgt), or set data.train_data_path")
+    first = [CorpusConfig(src=data.train_data_path, tgt=data.train_tgt_path)] if data.train_data_path else []
+    train: Sequence[PairStream] = [source(data, c.src, c.tgt, weight=c.weight) for c in (*first, *data.corpora)]
+    if data.val_split:
+        kept, held_out = hold_out(train, count=data.val_split, seed=seed)
+        return list(kept), [held_out]
+    val = [source(data, data.val_data_path, data.val_tgt_path)] if data.val_data_path else []
+    return list(train), list(val)
+
+
+def source(data: DataConfig, src: str, tgt: str | None, *, weight: float = 1.0) -> TextSource:
+    """A text that is read as the configuration says."""
+    return TextSource(
+        src,
+        tgt,
+        src_suffix=None if tgt else data.src_suffix,
+        tgt_suffix=None if tgt else data.tgt_suffix,
+        src_column=None if tgt else data.src_column,
+        tgt_column=None if tgt else data.tgt_column,
+        weight=weight,
+        on_blank=data.on_blank,
+    )
+
+
+def fingerprints(data: DataConfig, *, seed: int) -> dict[str, list[str]]:
+    """What the texts were when they were prepared: resuming on other texts is refused."""
+    train, val = streams(data, seed=seed)
+    return {"train": [stream.fingerprint() for stream in train], "val": [stream.fingerprint() for stream in val]}
+
+
+def default_cache() -> Path:
+    """Where prepared stores lie outside a run: $XDG_CACHE_HOME/pytorch-dl, or ~/.cache/pytorch-dl."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pytorch-dl"

@@ -1,0 +1,172 @@
+"""Checkpoints: folders of safetensors and JSON, written whole or not at all, and read without running anything in them.
+
+checkpoints/step-00001200/   model.safetensors  optimizer.safetensors  [average.safetensors]  state.json  manifest.json
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pytorch_dl.errors import CheckpointError
+from pytorch_dl.files import damage, new_folder, remove_leftovers, write_json
+
+MODEL, OPTIMIZER, AVERAGE, STATE = "model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"
+_NAME = "step-{:08d}"
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Mapping[str, Tensor] | None,
+    state: Mapping[str, Any],
+) -> Path:
+    """Write everything that training goes on from, as folder/step-XXXXXXXX."""
+    path = folder / _NAME.format(step)
+    with new_folder(path) as temporary:
+        save_file(model_weights(model), temporary / MODEL)
+        save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
+        if average is not None:
+            save_file(dict(average), temporary / AVERAGE)
+        write_json(temporary / STATE, state)
+    return path
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints in a folder, whole or not, newest first."""
+    return sorted(folder.glob("step-????????"), reverse=True)
+
+
+def newest_valid(folder: Path, report: Callable[[str], None]) -> Path | None:
+    """The newest whole checkpoint; None when there is none at all, an error when there are but none is whole."""
+    found = checkpoints(folder)
+    for path in found:
+        reason = damage(path)
+        if reason is None:
+            return path
+        report(f"skipping checkpoint {path.name}: {reason}")
+    if found:
+        raise CheckpointError(
+            f"none of the {len(found)} checkpoints is whole",
+            where=str(folder),
+            fix="restore one from a backup, or start again in another folder",
+        )
+    return None
+
+
+def rotate(folder: Path, *, keep: int, protected: int) -> None:
+    """Delete old checkpoints: the `keep` newest and that of step `protected` stay."""
+    remove_leftovers(folder)
+    for path in checkpoints(folder)[keep:]:
+        if path.name != _NAME.format(protected):
+            shutil.rmtree(path)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The JSON state of a checkpoint."""
+    try:
+        state = json.loads((path / STATE).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"cannot be read: {error}", where=str(path / STATE)) from None
+    if not isinstance(state, dict):
+        raise CheckpointError("is not a JSON object", where=str(path / STATE))
+    return state
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"not a readable safetensors file: {error}", where=str(path)) from None
+
+
+def weights_of(folder: Path, step: int) -> dict[str, Tensor]:
+    """The weights of a step's checkpoint that are meant for use: their moving average where there is one."""
+    return _usable_weights(folder / _NAME.format(step))
+
+
+def averaged(paths: Sequence[Path]) -> dict[str, Tensor]:
+    """The mean of the weights of several checkpoints."""
+    mean = {name: tensor.double() for name, tensor in _usable_weights(paths[0]).items()}
+    for path in paths[1:]:
+        for name, tensor in _usable_weights(path).items():
+            mean[name] += tensor
+    return {name: (tensor / len(paths)).float() for name, tensor in mean.items()}
+
+
+def _usable_weights(path: Path) -> dict[str, Tensor]:
+    reason = damage(path)
+    if reason:
+        raise CheckpointError(reason, where=str(path), fix="restore it from a backup")
+    weights = read_tensors(path / MODEL)
+    if (path / AVERAGE).exists():
+        weights.update(read_tensors(path / AVERAGE))
+    return weights
+
+
+def model_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name, each tied one once."""
+    return {name: tensor.detach().contiguous() for name, tensor in _distinct(model)}
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> None:
+    """Copy tensors into a model of exactly these names and shapes."""
+    own = dict(_distinct(model))
+    for name in sorted(own.keys() ^ weights.keys()):
+        problem = "is missing from the file" if name in own else "is not part of this model"
+        raise CheckpointError(
+            f"tensor {name!r} {problem}", where=where, fix="use the configuration it was trained with"
+        )
+    for name, tensor in own.items():
+        if tensor.shape != weights[name].shape:
+            raise CheckpointError(
+                f"tensor {name!r} has shape {tuple(weights[name].shape)}, the model expects {tuple(tensor.shape)}",
+                where=where,
+                fix="use the configuration it was trained with",
+            )
+        if not torch.isfinite(weights[name]).all():
+            raise CheckpointError(f"tensor {name!r} holds numbers that are not finite", where=where)
+        with torch.no_grad():
+            tensor.copy_(weights[name])
+
+
+def load_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], *, where: str
+) -> None:
+    """Restore the optimizer's tensors, which are named PARAMETER/KEY."""
+    parameters = dict(model.named_parameters())
+    for key, tensor in tensors.items():
+        name, _, kind = key.rpartition("/")
+        if name not in parameters:
+            raise CheckpointError(f"optimizer state of unknown parameter {name!r}", where=where)
+        like = parameters[name]
+        if tensor.ndim and tensor.shape != like.shape:
+            raise CheckpointError(f"{key!r} has shape {tuple(tensor.shape)}, expected {tuple(like.shape)}", where=where)
+        optimizer.state[like][kind] = tensor.to(like.device)
+
+
+def _distinct(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    seen: set[int] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield name, tensor
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{name}/{kind}": value.contiguous()
+        for name, parameter in model.named_parameters()
+        for kind, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }

@@ -1,0 +1,44 @@
+"""Which number format the matrix products use on this device."""
+
+import contextlib
+import time
+from typing import Literal
+
+import torch
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_precision(setting: bool | Literal["bf16", "fp16"], device: torch.device) -> Precision:
+    """Resolve `training.mixed_precision`: true means what the device does fastest and safely."""
+    if isinstance(setting, str):
+        return setting
+    if not setting:
+        return "fp32"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if _bf16_pays() else "fp32"
+
+
+def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """The context in which the forward pass runs."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    context: contextlib.AbstractContextManager[None] = torch.autocast(device.type, dtype=DTYPES[precision])
+    return context
+
+
+def _bf16_pays() -> bool:
+    """Time both formats: a CPU without bfloat16 instructions emulates them, and is a hundred times slower."""
+    return _seconds(torch.bfloat16) < 0.8 * _seconds(torch.float32)
+
+
+def _seconds(dtype: torch.dtype) -> float:
+    a, b = torch.ones(256, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
+    taken = []
+    for _ in range(4):  # the first call also sets up the kernel
+        start = time.perf_counter()
+        a @ b
+        taken.append(time.perf_counter() - start)
+    return min(taken)

@@ -1,0 +1,111 @@
+"""Everything that training says: lines for people, records for files and trackers, made from the state and its sums."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from pytorch_dl.config.model_config import LoggingConfig
+from pytorch_dl.training.metrics import MetricsLog, make_trackers, memory_mb
+from pytorch_dl.training.progress import Progress, Sample, duration
+from pytorch_dl.training.train_state import Sums, TrainState
+
+SAMPLES_SHOWN = 3
+
+
+class Reporter:
+    """While entered, records go to `folder`; with no folder they are only shown."""
+
+    def __init__(
+        self, folder: Path | None, config: LoggingConfig, progress: Progress, *, settings: Mapping[str, Any]
+    ) -> None:
+        self.folder, self.config, self.progress, self.settings = folder, config, progress, settings
+        self._log: MetricsLog | None = None
+        self._since = time.monotonic()
+        self._tokens = 0
+
+    def open(self, state: TrainState) -> Self:
+        """Open the files, cut back to where they were at the state's checkpoint."""
+        if self.folder:
+            trackers = make_trackers(self.config, self.folder, first_step=state.step + 1, settings=self.settings)
+            self._log = MetricsLog(self.folder, trackers, position=state.metrics_position)
+        return self
+
+    def __enter__(self) -> Self:
+        self.progress.__enter__()
+        self._since = time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.__exit__(kind, error, trace)
+        if self._log:
+            self._log.close()
+        self._log = None
+
+    def position(self) -> int:
+        """Bytes of metrics.jsonl, which are on the disk when this returns."""
+        if not self._log:
+            return 0
+        self._log.sync()
+        return self._log.position
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        self.progress.say(text)
+
+    def step(self, state: TrainState, sums: Sums, *, learning_rate: float, total_steps: int, ending: str) -> None:
+        """Show an optimizer step; record the sums when a line is due, and begin new ones."""
+        self._tokens += sums.src_tokens + sums.tgt_tokens
+        speed = self._tokens / max(1e-9, time.monotonic() - self._since)
+        self.progress.step(
+            f"step {state.step:,}/{total_steps:,} | epoch {state.epoch + 1} | "
+            f"loss {sums.loss / sums.tgt_tokens:.3f} | {speed:,.0f} tokens/s | {sums.efficiency:.0%} full | {ending}"
+        )
+        if state.step % self.config.log_every:
+            return
+        window, state.since_log = state.since_log, Sums()
+        self._write(state.step, "train", {"epoch": state.epoch + 1, **_losses(window), "learning_rate": learning_rate,
+                                          "grad_norm": window.grad_norm / window.steps, "tgt_tokens": window.tgt_tokens})  # fmt: skip
+        if self._log:
+            device = torch.device("cuda" if torch.cuda.is_initialized() else "cpu")
+            self._log.write_timing(
+                state.step, {"seconds": state.seconds, "tokens_per_second": speed, **memory_mb(device)}
+            )
+        self._since, self._tokens = time.monotonic(), 0
+
+    def epoch(self, state: TrainState, sums: Sums) -> None:
+        """Report a finished epoch."""
+        values = {"epoch": state.epoch, "steps": sums.steps, **_losses(sums), "efficiency": sums.efficiency}
+        self._write(state.step, "epoch", values)
+        self.say(
+            f"epoch {state.epoch}: {sums.steps:,} steps, training loss {values['nll']:.3f}, "
+            f"batches {sums.efficiency:.1%} full, {duration(state.seconds)}"
+        )
+
+    def validation(
+        self, state: TrainState, values: Mapping[str, float], samples: Sequence[Sample], *, best: bool
+    ) -> None:
+        """Report a validation."""
+        self._write(state.step, "validation", {**values, "best": best})
+        scores = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+        self.say(f"step {state.step:,}: {scores}{', the best so far' if best else ''}")
+        self.progress.samples(samples[:SAMPLES_SHOWN])
+        if self._log and samples:
+            text = "\n\n".join(f"{s.src}  \n{s.reference}  \n{s.translation}" for s in samples[:SAMPLES_SHOWN])
+            self._log.text(state.step, "samples", text)
+        self._since, self._tokens = time.monotonic(), 0
+
+    def _write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        if self._log:
+            self._log.write(step, kind, values)
+
+
+def _losses(sums: Sums) -> dict[str, float]:
+    nll = sums.nll / sums.tgt_tokens
+    return {"loss": sums.loss / sums.tgt_tokens, "nll": nll, "ppl": math.exp(min(nll, 700.0))}

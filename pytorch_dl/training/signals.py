@@ -1,0 +1,33 @@
+"""A first SIGINT, SIGTERM or SIGHUP asks training to stop at the next step; a second one ends the process at once."""
+
+import os
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+
+class StopRequest:
+    """While entered, remembers the first signal; `signal` is its number, or None."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            try:
+                self._previous[number] = signal.signal(number, self._receive)
+            except ValueError:  # not the main thread: its owner handles signals
+                return self
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            os._exit(128 + number)
+        self.signal = number

@@ -1,0 +1,363 @@
+"""The training loop, in three altitudes: `train` sequences, `train_step` does one optimizer step, small functions compute.
+
+Batches come in, checkpoints and metrics come out. The trainer receives built objects; `create_trainer` builds them from
+a config. Order, dropout and schedule are functions of the `TrainState`, so resuming is loading it.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from pytorch_dl.config.model_config import Config, LoggingConfig, SchedulerConfig, TrainingConfig
+from pytorch_dl.dataset.batching import Batch
+from pytorch_dl.errors import CheckpointError, ConfigError, Interrupted
+from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training.objective import batch_loss, batches_from, check_vocabulary, dropout_keys, validation_nll
+from pytorch_dl.training.optimizer import make_optimizer
+from pytorch_dl.training.precision import autocast, choose_precision
+from pytorch_dl.training.progress import Progress, Sample, duration
+from pytorch_dl.training.reporter import Reporter
+from pytorch_dl.training.schedule import learning_rate_factor
+from pytorch_dl.training.signals import StopRequest
+from pytorch_dl.training.train_state import Sums, TrainState
+from pytorch_dl.training.update import Schedule, WeightUpdate
+
+
+class Decoded(NamedTuple):
+    """Translations of part of the validation set: scores (bleu, chrf, exact_match) and a few samples."""
+
+    scores: Mapping[str, float]
+    samples: Sequence[Sample]
+
+
+Decode = Callable[[OptimizedTransformer, Callable[[], None]], Decoded]  # calls its second argument now and then
+
+
+class Group(NamedTuple):
+    """The batches of one optimizer step."""
+
+    batches: list[Batch]
+    ends_epoch: bool
+
+
+class _StopNow(Exception):
+    """Leaves a validation that a signal interrupts; it is done anew after the resume."""
+
+
+class OptimizedTrainer:
+    """Trains a model on batches, validates it, and keeps checkpoints from which it resumes bit by bit.
+
+    `schedule` maps (step, total steps) to a factor of the optimizer's learning rate; None leaves it as it is. `decode`
+    translates at each validation. Without `checkpoint_dir` nothing is saved, without `log_dir` nothing is written down.
+    """
+
+    def __init__(
+        self,
+        model: OptimizedTransformer,
+        train_dataloader: object,
+        val_dataloader: object | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        mixed_precision: bool | str | None = None,
+        gradient_accumulation_steps: int | None = None,
+        log_dir: str | Path | None = None,
+        checkpoint_dir: str | Path | None = None,
+        training: TrainingConfig | None = None,
+        logging: LoggingConfig | None = None,
+        schedule: Schedule | None = None,
+        seed: int = 1,
+        decode: Decode | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        given = {"mixed_precision": mixed_precision, "gradient_accumulation_steps": gradient_accumulation_steps}
+        given = {name: value for name, value in given.items() if value is not None}
+        self.settings = TrainingConfig.model_validate({**(training or TrainingConfig()).model_dump(), **given})
+        self.model, self.train_dataloader, self.val_dataloader = model, train_dataloader, val_dataloader
+        self.seed, self.decode = seed, decode
+        self.device = next(model.parameters()).device
+        self.checkpoint_dir = Path(checkpoint_dir) if checkpoint_dir else None
+        self.state = TrainState(precision=choose_precision(self.settings.mixed_precision, self.device))
+        self.update = WeightUpdate(
+            model,
+            optimizer or torch.optim.AdamW(model.parameters(), lr=self.settings.learning_rate),
+            settings=self.settings,
+            schedule=schedule,
+            precision=self.state.precision,
+        )
+        self.reporter = Reporter(
+            Path(log_dir) if log_dir else None,
+            logging or LoggingConfig(),
+            progress or Progress(),
+            settings=self.settings.model_dump(),
+        )
+        self._stop = StopRequest()
+        self._saved_step = 0
+
+    def train(self, num_epochs: int | None = None) -> TrainState:
+        """Train to the end of the epochs, steps or time, and leave the model with the best weights that it found."""
+        epochs = num_epochs or self.settings.num_epochs
+        total_steps = self.settings.max_steps or epochs * self._steps_per_epoch()
+        self._refuse_foreign_checkpoints()
+        self.model.train()
+        groups = self._groups()
+        try:
+            with self.reporter.open(self.state), self._stop:
+                self._validate_and_save_if_due()
+                while not (reason := self._end_reason(epochs)):
+                    self._advance(next(groups), total_steps)
+                    self._validate_and_save_if_due()
+                self.reporter.say(f"training ended: {reason}")
+                if self.state.validated_step < self.state.step:
+                    self._validate_and_note()
+                if self._saved_step < self.state.step:
+                    self.save()
+                self._use_best()
+        except _StopNow:
+            raise self._interrupted() from None
+        return self.state
+
+    def train_step(self, batches: Sequence[Batch], *, total_steps: int) -> Sums:
+        """One optimizer step on the summed loss of the batches, divided by all their target tokens."""
+        self.state.step += 1
+        step, tokens = self.state.step, sum(batch.num_tgt_tokens for batch in batches)
+        sums = Sums(steps=1)
+        for batch in batches:
+            on_device = batch.to(self.device)
+            keys = dropout_keys(on_device, seed=self.seed, step=step)
+            with autocast(self.state.precision, self.device):
+                loss = batch_loss(self.model, on_device, label_smoothing=self.settings.label_smoothing, keys=keys)
+            self.update.backward(loss.smoothed / tokens)
+            sums.add(
+                Sums(
+                    loss=loss.smoothed.item(),
+                    nll=loss.nll.item(),
+                    src_tokens=batch.num_src_tokens,
+                    tgt_tokens=batch.num_tgt_tokens,
+                    positions=batch.num_positions,
+                )
+            )
+        self.update.apply(sums, batches, step=step, total_steps=total_steps)
+        return sums
+
+    def validate(self) -> tuple[dict[str, float], Sequence[Sample]]:
+        """Loss and perplexity over all tokens of the validation set, and scores of translations where asked for."""
+        average = self.update.average
+        if average:
+            average.swap(self.model)
+        self.model.eval()
+        try:
+            nll, tokens = validation_nll(
+                self.model, self.val_dataloader, precision=self.state.precision, poll=self._poll
+            )
+            loss = nll / max(1, tokens)
+            values = {"val_loss": loss, "val_ppl": math.exp(min(loss, 700.0))}
+            decoded = self.decode(self.model, self._poll) if self.decode else Decoded({}, [])
+        finally:
+            self.model.train()
+            if average:
+                average.swap(self.model)
+        return {**values, **decoded.scores}, decoded.samples
+
+    def resume(self) -> bool:
+        """Go on from the newest whole checkpoint; False when there is none."""
+        if not self.checkpoint_dir:
+            raise ConfigError("there is nothing to resume from without a checkpoint_dir")
+        path = ckpt.newest_valid(self.checkpoint_dir, self.reporter.say)
+        if path is None:
+            return False
+        where = str(path)
+        self.state = TrainState.from_json(ckpt.read_state(path), where=where)
+        ckpt.load_weights(self.model, ckpt.read_tensors(path / ckpt.MODEL), where=where)
+        ckpt.load_optimizer(self.model, self.update.optimizer, ckpt.read_tensors(path / ckpt.OPTIMIZER), where=where)
+        if self.update.average:
+            self.update.average.load(ckpt.read_tensors(path / ckpt.AVERAGE), where=where)
+        if self.state.scaler:
+            self.update.scaler.load_state_dict(self.state.scaler)
+        self._saved_step = self.state.step
+        return True
+
+    def save(self) -> None:
+        """Write a checkpoint of this step, and delete those that are no longer needed."""
+        if not self.checkpoint_dir:
+            return
+        self.state.metrics_position = self.reporter.position()
+        self.state.scaler = self.update.scaler.state_dict()
+        ckpt.save_checkpoint(
+            self.checkpoint_dir,
+            self.state.step,
+            model=self.model,
+            optimizer=self.update.optimizer,
+            average=self.update.average.weights if self.update.average else None,
+            state=self.state.to_json(),
+        )
+        keep = max(self.settings.keep_checkpoints, self.settings.average_checkpoints)
+        ckpt.rotate(self.checkpoint_dir, keep=keep, protected=self.state.best_step)
+        self._saved_step = self.state.step
+
+    def _advance(self, group: Group, total_steps: int) -> None:
+        started = time.monotonic()
+        sums = self.train_step(group.batches, total_steps=total_steps)
+        state = self.state
+        state.batch += len(group.batches)
+        state.since_log.add(sums)
+        state.this_epoch.add(sums)
+        state.seconds += time.monotonic() - started
+        self.reporter.step(
+            state,
+            sums,
+            learning_rate=self.update.learning_rate,
+            total_steps=total_steps,
+            ending=f"{duration(self._seconds_left(total_steps))} left",
+        )
+        if group.ends_epoch:
+            whole, state.this_epoch = state.this_epoch, Sums()
+            state.epoch, state.batch = state.epoch + 1, 0
+            self.reporter.epoch(state, whole)
+
+    def _groups(self) -> Iterator[Group]:
+        """Batches for one optimizer step after another, from where the state is, without end."""
+        size = self.settings.gradient_accumulation_steps
+        while True:
+            group: list[Batch] = []
+            epoch, start = self.state.epoch, self.state.batch
+            for batch in batches_from(self.train_dataloader, epoch, start, pad_id=self.model.pad_token_id):
+                if len(group) == size:
+                    yield Group(group, ends_epoch=False)
+                    group = []
+                group.append(batch)
+            if not group:
+                raise ConfigError(f"the training data gave no batch in epoch {epoch + 1}")
+            yield Group(group, ends_epoch=True)
+
+    def _steps_per_epoch(self) -> int:
+        if not hasattr(self.train_dataloader, "__len__"):
+            raise ConfigError("the training loader has no length", fix="set training.max_steps")
+        return math.ceil(len(self.train_dataloader) / self.settings.gradient_accumulation_steps)
+
+    def _seconds_left(self, total_steps: int) -> float:
+        state, limit = self.state, self.settings.time_limit
+        by_steps = (total_steps - state.step) * state.seconds / max(1, state.step)
+        return max(0.0, min(by_steps, limit - state.seconds) if limit else by_steps)
+
+    def _end_reason(self, epochs: int) -> str | None:
+        state, settings = self.state, self.settings
+        self._poll()
+        if settings.time_limit and state.seconds >= settings.time_limit:
+            return f"the time limit of {duration(settings.time_limit)} is reached"
+        if settings.early_stopping_patience and state.stale_validations >= settings.early_stopping_patience:
+            return f"no better {settings.early_stopping_metric} in {state.stale_validations} validations"
+        if settings.max_steps:
+            return "all steps are done" if state.step >= settings.max_steps else None
+        return "all epochs are done" if state.epoch >= epochs else None
+
+    def _validate_and_save_if_due(self) -> None:
+        state, settings = self.state, self.settings
+        self._poll()
+        every = settings.eval_every
+        due = state.step % every == 0 if every else state.batch == 0
+        if due and state.validated_step < state.step:
+            self._validate_and_note()
+            self.save()
+        elif settings.save_every and state.step % settings.save_every == 0 and self._saved_step < state.step:
+            self.save()
+
+    def _validate_and_note(self) -> None:
+        state, metric = self.state, self.settings.early_stopping_metric
+        if self.val_dataloader is None:
+            state.validated_step = state.best_step = state.step
+            return
+        started = time.monotonic()
+        values, samples = self.validate()
+        state.seconds += time.monotonic() - started
+        best = state.note_validation(
+            values[metric], higher_is_better=metric != "val_loss", min_delta=self.settings.early_stopping_min_delta
+        )
+        self.reporter.validation(state, values, samples, best=best)
+
+    def _use_best(self) -> None:
+        """Leave the model with the weights that validated best: of one checkpoint, or averaged over the last ones."""
+        if not self.checkpoint_dir:
+            if self.update.average:
+                self.update.average.swap(self.model)
+            return
+        best = ckpt.weights_of(self.checkpoint_dir, self.state.best_step)
+        ckpt.load_weights(self.model, best, where=str(self.checkpoint_dir))
+        last = ckpt.checkpoints(self.checkpoint_dir)[: self.settings.average_checkpoints]
+        if len(last) < 2 or self.val_dataloader is None:
+            return
+        ckpt.load_weights(self.model, ckpt.averaged(last), where=str(self.checkpoint_dir))
+        average, self.update.average = self.update.average, None  # validate these weights, not the moving average
+        values, _ = self.validate()
+        self.update.average = average
+        metric, old = self.settings.early_stopping_metric, self.state.best_value
+        better = old is None or (values[metric] != old and (values[metric] > old) == (metric != "val_loss"))
+        verdict = "used" if better else f"not better than {old:.4f}"
+        self.reporter.say(f"average of the last {len(last)} checkpoints: {metric} {values[metric]:.4f}, {verdict}")
+        if not better:
+            ckpt.load_weights(self.model, best, where=str(self.checkpoint_dir))
+
+    def _interrupted(self) -> Interrupted:
+        what = f"stopped by signal {self._stop.signal} at step {self.state.step:,}"
+        if not self.checkpoint_dir:
+            return Interrupted(f"{what}; nothing was saved, as there is no checkpoint_dir")
+        return Interrupted(f"{what}, which is saved", where=str(self.checkpoint_dir.parent), fix="resume it to go on")
+
+    def _poll(self) -> None:
+        """Leave what is going on when a signal has asked for it, with everything up to the last step saved."""
+        if self._stop.signal is not None:
+            if self._saved_step < self.state.step:
+                self.save()
+            raise _StopNow
+
+    def _refuse_foreign_checkpoints(self) -> None:
+        if self.checkpoint_dir and self.state.step == 0 and ckpt.checkpoints(self.checkpoint_dir):
+            raise CheckpointError(
+                "the folder already holds checkpoints",
+                where=str(self.checkpoint_dir),
+                fix="call resume() before train(), or choose another folder",
+            )
+
+
+def create_trainer(
+    *,
+    model: OptimizedTransformer,
+    train_dataloader: object,
+    val_dataloader: object | None = None,
+    config: Config,
+    run_dir: str | Path = ".",
+    decode: Decode | None = None,
+    progress: Progress | None = None,
+) -> OptimizedTrainer:
+    """Build optimizer, schedule and trainer from a config; checkpoints and metrics go into `run_dir`."""
+    wanted = getattr(train_dataloader, "vocab_sizes", None)
+    if wanted and (problem := check_vocabulary(model, src=wanted[0], tgt=wanted[1])):
+        raise ConfigError(problem, fix="make the model with the sizes in data_module.vocab_sizes")
+    if config.system.num_threads:
+        torch.set_num_threads(config.system.num_threads)
+    if config.system.compile:
+        model.compile_layers()
+    run_dir = Path(run_dir)
+    return OptimizedTrainer(
+        model,
+        train_dataloader,
+        val_dataloader,
+        make_optimizer(model, config.optimizer, learning_rate=config.training.learning_rate),
+        log_dir=config.logging.log_dir or run_dir,
+        checkpoint_dir=run_dir / "checkpoints",
+        training=config.training,
+        logging=config.logging,
+        schedule=partial(_factor, config.scheduler),
+        seed=config.system.seed,
+        decode=decode,
+        progress=progress,
+    )
+
+
+def _factor(scheduler: SchedulerConfig, step: int, total_steps: int) -> float:
+    return learning_rate_factor(scheduler, step=step, total_steps=total_steps)

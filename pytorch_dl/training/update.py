@@ -1,0 +1,84 @@
+"""One update of the weights from gradients that are there: check, clip, learning rate, optimizer, moving average."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from pytorch_dl.config.model_config import TrainingConfig
+from pytorch_dl.dataset.batching import Batch
+from pytorch_dl.errors import NonFiniteError
+from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from pytorch_dl.training.optimizer import WeightAverage, gradient_norm
+from pytorch_dl.training.precision import Precision
+from pytorch_dl.training.train_state import Sums
+
+MIN_LOSS_SCALE = 2.0**-10
+Schedule = Callable[[int, int], float]  # (step, total steps) -> factor of the learning rate
+
+
+class WeightUpdate:
+    """The optimizer and what surrounds it. `schedule` None leaves the optimizer's learning rate as it is."""
+
+    def __init__(
+        self,
+        model: OptimizedTransformer,
+        optimizer: torch.optim.Optimizer,
+        *,
+        settings: TrainingConfig,
+        schedule: Schedule | None,
+        precision: Precision,
+    ) -> None:
+        self.model, self.optimizer, self.schedule = model, optimizer, schedule
+        self.max_grad_norm = settings.max_grad_norm
+        self.highest_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self.average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
+        device = next(model.parameters()).device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the last update."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss, scaled up where fp16 needs it."""
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def apply(self, sums: Sums, batches: Sequence[Batch], *, step: int, total_steps: int) -> None:
+        """Update the weights, unless loss or gradients are not finite; notes the gradient norm in `sums`."""
+        self.scaler.unscale_(self.optimizer)
+        norm = gradient_norm(self.model.parameters())
+        sums.grad_norm = norm.item()
+        self._check_finite(sums, batches, step)
+        if self.max_grad_norm:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.max_grad_norm, norm)
+        factor = self.schedule(step, total_steps) if self.schedule else 1.0
+        for group, rate in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
+            group["lr"] = rate * factor
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if not math.isfinite(sums.grad_norm):
+            sums.grad_norm = 0.0  # an fp16 overflow, which the scaler has just answered by a lower scale
+        elif self.average:
+            self.average.update(self.model, step)
+
+    def _check_finite(self, sums: Sums, batches: Sequence[Batch], step: int) -> None:
+        if math.isfinite(sums.loss) and math.isfinite(sums.grad_norm):
+            return
+        if self.scaler.is_enabled() and math.isfinite(sums.loss):
+            if self.scaler.get_scale() > MIN_LOSS_SCALE:
+                return
+            raise NonFiniteError(
+                f"fp16 gradients overflow at step {step} even at loss scale {self.scaler.get_scale():g}",
+                fix="set training.mixed_precision to bf16 or false",
+            )
+        pairs = sorted({int(i) for batch in batches for i in batch.pair_ids.flatten().tolist() if i >= 0})
+        shown = ", ".join(map(str, pairs[:8])) + (" ..." if len(pairs) > 8 else "")
+        raise NonFiniteError(
+            f"loss {sums.loss} and gradient norm {sums.grad_norm} at step {step}, on pairs {shown}; "
+            "the weights were not updated",
+            fix="lower training.learning_rate and resume from the last checkpoint",
+        )
