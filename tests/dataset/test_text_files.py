@@ -140,7 +140,7 @@ def test_each_unusable_file_is_one_line_with_a_fix(folder, swap):
     os.mkdir("folder")
     write("empty", "")
     write("one", "a")
-    write("cut.gz", gzip.compress(bytes(random.Random(0).choices(b"abc\n", k=10_000)))[:-200])
+    write("cut.gz", gzip.compress("".join(f"{i}\n" for i in range(5000)).encode())[:-200])
     for name, what in [
         ("none", "none: no such file"),
         ("folder", "folder: is a folder, not a file"),
