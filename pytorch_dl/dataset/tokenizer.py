@@ -1,0 +1,206 @@
+"""Text to token ids and back: tokenizers trained here, or pretrained ones, saved in one form.
+
+Four ids are special and different: padding, begin, end, unknown. Encoding adds none of them, and no text can spell one.
+A tokenizer is its definition, the JSON of Hugging Face `tokenizers`; a folder holds one for both sides, or two.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tokenizers
+
+from pytorch_dl.dataset.pretrained_tokenizer import load_pretrained
+from pytorch_dl.dataset.text_files import PairStream
+from pytorch_dl.dataset.tokenizer_folder import (
+    META,
+    ROLES,
+    SEPARATE,
+    SHARED,
+    Definition,
+    read_tokenizer_folder,
+    write_tokenizer_folder,
+)
+from pytorch_dl.dataset.tokenizer_training import SPECIALS, TRAINERS, evenly_sampled, train
+from pytorch_dl.errors import CheckpointError, ConfigError, DataError
+
+Report = Callable[[str], None]
+
+
+class Tokenizer:
+    """Encodes text as ids without special ones, and decodes ids; `where` names its origin in error messages."""
+
+    def __init__(self, definition: Definition, *, where: str) -> None:
+        self.definition = definition
+        self._backend = _backend(definition.json, where)
+        vocabulary = self._backend.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocabulary.values()) + 1
+        self.pad_id, self.bos_id, self.eos_id, self.unk_id = _special_ids(definition.specials, vocabulary, where)
+        self._control = {self.pad_id, self.bos_id, self.eos_id}
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of one text."""
+        return self._without_control(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, on all cores; between calls TOKENIZERS_PARALLELISM is false where it was not set."""
+        with _all_cores():
+            encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [self._without_control(one.ids) for one in encoded]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special ones left out; bytes that are not UTF-8 become U+FFFD."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=True))
+
+    def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each sequence of ids."""
+        return [self.decode(ids) for ids in batch]
+
+    def token(self, id: int) -> str:
+        """The token of an id below vocab_size; an id that the vocabulary leaves out has a name that says so."""
+        if not 0 <= id < self.vocab_size:
+            raise IndexError(f"token id {id} is outside the vocabulary of {self.vocab_size}")
+        token = self._backend.id_to_token(id)
+        return f"<unused_{id}>" if token is None else str(token)
+
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the definition."""
+        return _sha256([self.definition.json, self.definition.specials])
+
+    def _without_control(self, ids: list[int]) -> list[int]:
+        # Only a pretrained model that has a special token as an ordinary piece of one character comes to this.
+        if self._control.isdisjoint(ids):
+            return ids
+        return [self.unk_id if id in self._control else id for id in ids]
+
+
+@dataclass(frozen=True)
+class TokenizerPair:
+    """The tokenizers of both sides: the same object where the vocabulary is shared."""
+
+    src: Tokenizer
+    tgt: Tokenizer
+
+    @property
+    def shared(self) -> bool:
+        """Whether one vocabulary serves both sides."""
+        return self.src is self.tgt
+
+    def save(self, folder: Path) -> None:
+        """Write `folder`, replacing an old one."""
+        names = SHARED if self.shared else SEPARATE
+        sides = (self.src, self.tgt)
+        write_tokenizer_folder(folder, {name: side.definition for name, side in zip(names, sides, strict=False)})
+
+    @classmethod
+    def load(cls, folder: Path) -> "TokenizerPair":
+        """Read what `save` wrote; anything else is a CheckpointError."""
+        sides = [Tokenizer(definition, where=str(folder)) for definition in read_tokenizer_folder(folder)]
+        return cls(sides[0], sides[-1])
+
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of both definitions and of whether they are one."""
+        return _sha256([self.src.fingerprint(), self.tgt.fingerprint(), self.shared])
+
+
+def build_tokenizers(
+    streams: Sequence[PairStream], *, name: str, vocab_size: int, shared: bool, report: Report | None = None
+) -> TokenizerPair:
+    """Train "bpe", "unigram", "char" or "byte" on the pairs, or take over the pretrained tokenizer or folder `name`.
+
+    A pretrained one keeps its own vocabulary size. A folder that `TokenizerPair.save` wrote is loaded as it is.
+    """
+    report = report or (lambda _: None)
+    if name in TRAINERS:
+        sides = [(0, 1)] if shared else [(0,), (1,)]
+        trained = [_trained(streams, sides=which, name=name, vocab_size=vocab_size, report=report) for which in sides]
+        return TokenizerPair(trained[0], trained[-1])
+    if (Path(name) / META).is_file():
+        pair = TokenizerPair.load(Path(name))
+    else:
+        pretrained = Tokenizer(load_pretrained(name), where=name)
+        pair = TokenizerPair(pretrained, pretrained)
+    report(f"tokenizer: {name} with {pair.src.vocab_size:,} tokens")
+    if shared and not pair.shared:
+        raise ConfigError(
+            f"the folder {name} holds a tokenizer for each side, expected one for both",
+            where="data.tokenizer_name",
+            fix="set data.shared_vocabulary to false",
+        )
+    return pair if shared or not pair.shared else TokenizerPair(pair.src, Tokenizer(pair.tgt.definition, where=name))
+
+
+def _trained(
+    streams: Sequence[PairStream], *, sides: tuple[int, ...], name: str, vocab_size: int, report: Report
+) -> Tokenizer:
+    units = (tuple((pair.src, pair.tgt)[side] for side in sides) for stream in streams for pair in stream)
+    sample, total = evenly_sampled(units)
+    if not sample:
+        raise DataError(
+            "no pairs to train a tokenizer on", where=", ".join(s.name for s in streams), fix="give text with pairs"
+        )
+    with _all_cores():
+        backend = train(name, [text for unit in sample for text in unit], vocab_size=vocab_size)
+    specials = dict(zip(ROLES, SPECIALS, strict=True))
+    tokenizer = Tokenizer(Definition(backend.to_str(), specials), where=name)
+    what = "both sides" if len(sides) == 2 else ("the source", "the target")[sides[0]]
+    report(
+        f"tokenizer: {name} for {what} with {tokenizer.vocab_size:,} tokens, from {len(sample):,} of {total:,} pairs, "
+        "evenly spaced"
+    )
+    return tokenizer
+
+
+def _backend(definition: str, where: str) -> tokenizers.Tokenizer:
+    try:
+        backend = tokenizers.Tokenizer.from_str(definition)
+        backend.encode_special_tokens = True  # special tokens in a text are text; the JSON does not keep this
+        return backend
+    except BaseException as error:  # a panic of the library is no Exception
+        if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
+            raise
+        raise _refusal(f"it is not a tokenizer definition ({error})", where) from error
+
+
+def _special_ids(specials: dict[str, str], vocabulary: dict[str, int], where: str) -> list[int]:
+    if max(vocabulary.values(), default=0) >= 2 * len(vocabulary):
+        raise _refusal(f"it has {len(vocabulary)} tokens, but ids up to {max(vocabulary.values())}", where)
+    absent = [token for token in specials.values() if token not in vocabulary]
+    if absent:
+        raise _refusal(f"its vocabulary lacks the special tokens {absent}", where)
+    ids = [vocabulary[specials[role]] for role in ROLES]
+    if len(set(ids)) != len(ids):
+        raise _refusal(f"pad, bos, eos and unk must have four different ids, got {ids}", where)
+    return ids
+
+
+def _refusal(what: str, where: str) -> CheckpointError:
+    return CheckpointError(f"this tokenizer cannot be used: {what}", where=where, fix="choose or build another one")
+
+
+def _sha256(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _all_cores() -> Iterator[None]:
+    """Let `tokenizers` use all cores inside, unless the user has chosen.
+
+    Its threads do not survive a fork: a child process is kept to one core, and never told so on stderr.
+    """
+    first_pid, chosen = _first_use()
+    os.environ["TOKENIZERS_PARALLELISM"] = chosen or ("true" if os.getpid() == first_pid else "false")
+    try:
+        yield
+    finally:
+        os.environ["TOKENIZERS_PARALLELISM"] = chosen or "false"
+
+
+@functools.cache
+def _first_use() -> tuple[int, str | None]:
+    return os.getpid(), os.environ.get("TOKENIZERS_PARALLELISM")
