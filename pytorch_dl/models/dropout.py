@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # 64-bit golden ratio, as a signed number
+_LANE_STEP = 0x9E3779B97F  # the same in 40 bits: the compiler multiplies lane numbers by it without wrapping around
 _LANES = 4  # 16-bit numbers in one 64-bit hash
 
 
@@ -46,8 +47,8 @@ def dropout(x: Tensor, p: float, *, training: bool, keys: Tensor | None, site: i
 
 def _uniform16(keys: Tensor, site: int, features: int) -> Tensor:
     """Return evenly distributed int16 numbers (B, T, features): four of them to one 64-bit hash."""
-    lanes = torch.arange(-(-features // _LANES), device=keys.device) + (site << 32)
-    bits = mix(keys.unsqueeze(-1) + lanes * _GOLDEN)  # (B, T, features / 4)
+    lanes = torch.arange(-(-features // _LANES), device=keys.device) * _LANE_STEP
+    bits = mix((keys + _signed(site * _GOLDEN)).unsqueeze(-1) + lanes)  # (B, T, features / 4)
     return bits.view(torch.int16)[..., :features]
 
 
