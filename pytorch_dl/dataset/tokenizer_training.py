@@ -122,12 +122,7 @@ def _train_char(sentences: Sequence[str], vocab_size: int) -> tokenizers.Tokeniz
     for sentence in sentences:
         counts.update(sentence)
     seen = sorted((char for char in counts if not char.isascii()), key=lambda char: (-counts[char], char))
-    pieces = [_byte_alphabet(char) for char in seen[: vocab_size - SMALLEST_VOCABULARY]]
-    backend = _of_pieces(pieces)
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated"), _to_bytes()]
-    )
-    return backend
+    return _of_pieces([_byte_alphabet(char) for char in seen[: vocab_size - SMALLEST_VOCABULARY]])
 
 
 def _train_byte(sentences: Sequence[str], vocab_size: int) -> tokenizers.Tokenizer:
@@ -156,11 +151,13 @@ def _over_words(model: models.Model) -> tokenizers.Tokenizer:
 
 
 def _of_pieces(pieces: list[str]) -> tokenizers.Tokenizer:
-    """A tokenizer that takes a pre-token whole where it is a piece, else byte by byte."""
+    """A tokenizer that takes a character whole where it is a piece, else byte by byte."""
     tokens = [*SPECIALS, *sorted(pre_tokenizers.ByteLevel.alphabet()), *pieces]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
-    backend.pre_tokenizer = _to_bytes()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated"), _to_bytes()]
+    )
     backend.decoder = decoders.ByteLevel()
     return _with_specials(backend)
 

@@ -1,0 +1,107 @@
+"""Measure the memory that preparing text takes: `python scripts/measure_preparation.py --out measurement.json`.
+
+Writes synthetic pairs (Zipf words, 5 to 30 to a sentence) to two files, then trains a tokenizer on them and builds the
+token store. Prints and writes JSON: pairs, seconds, rss_imports_mb, peak_rss_mb and above_imports_mb. Linux only.
+"""
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pytorch_dl import files
+from pytorch_dl.dataset.text_files import TextSource
+from pytorch_dl.dataset.token_store import TokenStore, open_or_build
+from pytorch_dl.dataset.tokenizer import build_tokenizers
+
+SEED = 1
+DISTINCT_WORDS = 500_000
+EXPONENT = 1.05
+CHUNK = 10_000
+SYLLABLES = {
+    "src": [onset + vowel for onset in ("", *"bdfghklmnprstvw", "st", "tr", "ch") for vowel in "aeiou"],
+    "tgt": [onset + vowel for onset in ("", *"bdfgjklmnprstz", "sch", "pf") for vowel in (*"aeiouäöü", "ei", "au")],
+}
+
+
+def main() -> None:
+    """Parse the command line, measure, report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=2_000_000)
+    parser.add_argument("--tokenizer", default="bpe", help="bpe, unigram, char or byte")
+    parser.add_argument("--vocab-size", type=int, default=32_000)
+    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    arguments = parser.parse_args()
+
+    rss_imports = memory_mb("VmRSS")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        writer = multiprocessing.get_context("spawn").Process(target=write_pairs, args=(folder, arguments.pairs))
+        writer.start()  # a process of its own, so that its memory does not count
+        writer.join()
+        Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to the present memory
+        start = time.perf_counter()
+        store = prepare(folder, tokenizer=arguments.tokenizer, vocab_size=arguments.vocab_size)
+        seconds = time.perf_counter() - start
+        peak = memory_mb("VmHWM")
+        assert len(store) == arguments.pairs
+    measured = {
+        "pairs": arguments.pairs,
+        "seconds": round(seconds, 1),
+        "rss_imports_mb": round(rss_imports, 1),
+        "peak_rss_mb": round(peak, 1),
+        "above_imports_mb": round(peak - rss_imports, 1),
+    }
+    print(json.dumps(measured))
+    files.write_json(arguments.out, measured)
+
+
+def prepare(folder: Path, *, tokenizer: str, vocab_size: int) -> TokenStore:
+    """Do what a run does before its first step."""
+    source = TextSource(str(folder / "train.src"), str(folder / "train.tgt"))
+    pair = build_tokenizers([source], name=tokenizer, vocab_size=vocab_size, shared=True, report=print)
+    return open_or_build([source], pair, cache_dir=folder / "cache", report=print)
+
+
+def write_pairs(folder: Path, pairs: int) -> None:
+    """Write `pairs` lines to train.src and train.tgt: the same ranks on both sides, other words, some order changed."""
+    rng = np.random.default_rng(SEED)
+    frequency = np.arange(1, DISTINCT_WORDS + 1, dtype=np.float64) ** -EXPONENT
+    cumulated = np.cumsum(frequency / frequency.sum())
+    words = {side: distinct_words(syllables) for side, syllables in SYLLABLES.items()}
+    with open(folder / "train.src", "w") as src, open(folder / "train.tgt", "w") as tgt:
+        for start in range(0, pairs, CHUNK):
+            lengths = rng.integers(5, 31, size=min(CHUNK, pairs - start))
+            ranks = np.searchsorted(cumulated, rng.random(lengths.sum())).clip(max=DISTINCT_WORDS - 1)
+            for sentence in np.split(ranks, np.cumsum(lengths)[:-1]):
+                src.write(as_sentence(words["src"], sentence))
+                tgt.write(as_sentence(words["tgt"], np.roll(sentence, 1)))
+
+
+def as_sentence(words: list[str], ranks: np.ndarray) -> str:
+    """A capital first, a comma after every seventh word, a number for every rank that 97 divides, a full stop."""
+    text = [str(rank) if rank and rank % 97 == 0 else words[rank] for rank in ranks.tolist()]
+    text = [f"{word}," if place % 7 == 0 else word for place, word in enumerate(text, 1)]
+    return f"{' '.join(text).capitalize()}.\n"
+
+
+def distinct_words(syllables: list[str]) -> list[str]:
+    """The shortest words first, as in languages; made of the syllables in a fixed order."""
+    by_length = (map("".join, itertools.product(syllables, repeat=length)) for length in itertools.count(1))
+    distinct = dict.fromkeys(itertools.islice(itertools.chain.from_iterable(by_length), 2 * DISTINCT_WORDS))
+    return list(itertools.islice(distinct, DISTINCT_WORDS))
+
+
+def memory_mb(field: str) -> float:
+    """A field of /proc/self/status, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+if __name__ == "__main__":
+    main()
