@@ -11,7 +11,7 @@ from pytorch_dl.dataset.survey import SideTokens, Survey, numbers
 
 FAR_RATIO = 3.0  # a pair whose length ratio is this many times the median, or the median this many times its own
 _FAR_LENGTH = 20  # characters or tokens of the longer side; the ratios of short texts say nothing
-_SHOWN_TOKENS = 40
+_SHOWN_TOKENS = 24
 
 
 @dataclass(frozen=True)

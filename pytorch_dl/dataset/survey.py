@@ -54,7 +54,7 @@ class SideTokens:
             if decoded.split() != text.split():
                 self.changed.append((text, decoded))
             if len(self.shown) < 2:
-                self.shown.append((text, [self.tokenizer.token(id) for id in ids]))
+                self.shown.append((text, [_readable(self.tokenizer, id) for id in ids]))
 
 
 @dataclass
@@ -111,6 +111,14 @@ def survey(stream: PairStream, *, tokenizers: TokenizerPair | None) -> Survey:
 def numbers(values: array[int]) -> NDArray[Any]:
     """An array of a survey as NumPy sees it, without a copy."""
     return np.frombuffer(values, dtype=np.int32 if values.typecode == "i" else np.int64)
+
+
+def _readable(tokenizer: Tokenizer, id: int) -> str:
+    """A token as text, with \u2581 for a space before it; as it is where it stands for a part of a character."""
+    token, text = tokenizer.token(id), tokenizer.decode([id]).strip()
+    if not text or "\ufffd" in text:
+        return token
+    return ("\u2581" if token.startswith(("\u2581", "\u0120")) else "") + text
 
 
 class _Sample:

@@ -166,7 +166,7 @@ def test_far_length_ratios(corpus):
 
 @pytest.mark.parametrize(("repeats", "level"), [(3, "note"), (30, "warning")])
 def test_repeated_pairs_and_sources(corpus, repeats, level):
-    pairs = sentences(100)
+    pairs = [(src, tgt if i < 60 else f"one target for {i % 2}") for i, (src, tgt) in enumerate(sentences(100))]
     train = [corpus(pairs), corpus([*pairs[:repeats], (pairs[50][0], "another")], "more")]
     report = check(train, None)
     assert report.train.repeated_pairs == repeats and report.train.repeated_sources == repeats + 1
@@ -193,7 +193,9 @@ def test_validation_text_that_is_training_text(corpus, shared, level):
 
 def test_same_files_for_training_and_validation_are_an_error(corpus):
     train = corpus(sentences(50))
-    only(check([train], [train]).errors, "all 50 validation pairs are in the training text too")
+    report = check([train], [train])
+    only(report.errors, "all 50 validation pairs are in the training text too")
+    assert len(report.findings) == 1
 
 
 def test_validation_sources_with_other_targets(corpus):
@@ -210,10 +212,12 @@ def test_pairs_with_the_same_text_on_both_sides(corpus, same, level):
     assert f"{same} ({same}.0 %) pairs" in text
 
 
-def test_what_would_train_garbage_is_an_error(corpus):
+def test_what_would_train_garbage_is_an_error(corpus, tmp_path):
     pairs = sentences(200)
     corpus(pairs)
-    only(check([TextSource("train.s", "train.s")], None).errors, "both sides are the same file")
+    (tmp_path / "link").symlink_to("train.s")
+    for same in ("train.s", "link"):
+        only(check([TextSource("train.s", same)], None).errors, "both sides are the same file")
     only(check([corpus([(src, "a") for src, _ in pairs])], None).errors, "all 200 target texts are the same")
     only(check([corpus([("a", tgt) for _, tgt in pairs])], None).errors, "all 200 source texts are the same")
     assert check([corpus([(src, "a") for src, _ in pairs[:99]])], None).errors == []
