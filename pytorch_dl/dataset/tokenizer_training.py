@@ -155,8 +155,9 @@ def _of_pieces(pieces: list[str]) -> tokenizers.Tokenizer:
     tokens = [*SPECIALS, *sorted(pre_tokenizers.ByteLevel.alphabet()), *pieces]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
+    # Runs of ASCII need no split to come out byte by byte, but for "<", without which they cannot be a special token.
     backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated"), _to_bytes()]
+        [pre_tokenizers.Split(tokenizers.Regex(r"[^\x00-\x7F]|<"), "isolated"), _to_bytes()]
     )
     backend.decoder = decoders.ByteLevel()
     return _with_specials(backend)
