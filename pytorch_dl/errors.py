@@ -1,13 +1,13 @@
 """What can go wrong by a user's doing, and the exit code that each kind ends the program with.
 
-    UserError               ValueError: what went wrong, where, and how to mend it
-    +-- ConfigError         2  configuration or usage
-    +-- DataError           3  text files or token store
-    +-- CheckpointError     4  checkpoint or tokenizer
-    +-- NonFiniteError      5  loss or gradient is not a number
-    +-- ResourceError       6  disk, memory, a run folder in use
-    +-- PeerLostError       7  another process of the run is gone
-    +-- Interrupted        75  stopped by a signal, saved; run again to go on
+UserError               ValueError: what went wrong, where, and how to mend it
++-- ConfigError         2  configuration or usage
++-- DataError           3  text files or token store
++-- CheckpointError     4  checkpoint or tokenizer
++-- NonFiniteError      5  loss or gradient is not a number
++-- ResourceError       6  disk, memory, a run folder in use
++-- PeerLostError       7  another process of the run is gone
++-- Interrupted        75  stopped by a signal, saved; run again to go on
 """
 
 from typing import ClassVar

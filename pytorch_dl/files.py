@@ -134,11 +134,17 @@ def _disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise ResourceError("no space left on the disk", where=str(path), fix="free some space and run again") from error
+            raise ResourceError(
+                "no space left on the disk", where=str(path), fix="free some space and run again"
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise ResourceError("cannot write here", where=str(path), fix="choose a folder that you may write to") from error
+            raise ResourceError(
+                "cannot write here", where=str(path), fix="choose a folder that you may write to"
+            ) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-            raise ResourceError(f"cannot write here: {error.strerror}", where=str(path), fix="choose another folder") from error
+            raise ResourceError(
+                f"cannot write here: {error.strerror}", where=str(path), fix="choose another folder"
+            ) from error
         raise
 
 

@@ -22,20 +22,23 @@ Where = Callable[[str], str]  # field, such as model.d_model -> the place that s
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML or JSON file over the defaults, then `section.key=value` words; tell all contradictions at once."""
+    return checked(with_overrides(read_config(path), overrides), where=str(path))
+
+
+def read_config(path: str | Path) -> Config:
+    """Read a YAML or JSON file over the defaults, whatever contradicts in it: more settings may follow."""
     path = Path(path)
     tree, lines = read_file(path)
     if not isinstance(tree, dict | None):
         raise ConfigError(f"expected sections such as `model:`, got {tree!r}", where=f"{path}:1")
-    config = _merge(Config(), tree or {}, lambda field: f"{path}:{lines[field]}" if field in lines else str(path))
-    return checked(with_overrides(config, overrides), where=str(path))
+    return _merge(Config(), tree or {}, lambda field: f"{path}:{lines[field]}" if field in lines else str(path))
 
 
 def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
     """Return `config` changed by `section.key=value` words, whose values are read as YAML."""
     for word in overrides:
         name, equals, text = word.partition("=")
-        section, dot, key = name.partition(".")
-        if not (equals and dot and key):
+        if not equals:
             raise ConfigError(
                 f"cannot read the override {word!r}", fix="write section.key=value, as in model.d_model=256"
             )
@@ -43,6 +46,16 @@ def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
             value, _ = read_text(text, where="command line")
         except ConfigError:
             value = text
+        config = with_values(config, {name: value})
+    return config
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return `config` with the settings `section.key` changed to these values."""
+    for name, value in values.items():
+        section, dot, key = name.partition(".")
+        if not (dot and key):
+            raise ConfigError(f"cannot read the setting {name!r}", fix="write section.key, as in model.d_model")
         config = _merge(config, {section: {key: value}}, lambda _: "command line")
     return config
 

@@ -176,14 +176,20 @@ class Planner:
 
 
 @dataclass(frozen=True)
-class Texts:
+class TokenIds:
     """Token ids of all pairs of one side: pair i is ids[offsets[i]:offsets[i + 1]]."""
 
     ids: NDArray[np.unsignedinteger]
     offsets: Ints
 
 
-def collate(plan: Plan, index: int, src: Texts, tgt: Texts, special: Special) -> Batch:
+def token_ids_of(sentences: Sequence[Sequence[int]]) -> TokenIds:
+    """Token ids of sentences in memory."""
+    offsets = np.cumsum([0, *(len(ids) for ids in sentences)])
+    return TokenIds(np.fromiter((id for ids in sentences for id in ids), dtype=np.uint32, count=offsets[-1]), offsets)
+
+
+def collate(plan: Plan, index: int, src: TokenIds, tgt: TokenIds, special: Special) -> Batch:
     """Build batch `index` of a plan. Labels are shifted here and nowhere else."""
     rows = slice(plan.batch_starts[index], plan.batch_starts[index + 1])
     bounds = plan.row_starts[rows.start : rows.stop + 1]
@@ -233,7 +239,7 @@ class _Side:
     pair_segments: Ints
 
     @classmethod
-    def of(cls, slots: _Slots, pairs: Ints, texts: Texts, num_rows: int, width: int | None) -> Self:
+    def of(cls, slots: _Slots, pairs: Ints, texts: TokenIds, num_rows: int, width: int | None) -> Self:
         starts, lengths = texts.offsets[pairs], texts.offsets[pairs + 1] - texts.offsets[pairs] + 1
         ends = np.cumsum(lengths)
         first_of_row = np.flatnonzero(slots.segment == 1)

@@ -4,16 +4,18 @@ streams of text pairs -> tokenizers -> token store -> plan of an epoch -> batche
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from pytorch_dl.config.model_config import CorpusConfig, DataConfig, TrainingConfig
-from pytorch_dl.dataset.batching import Lengths, Planner, Special, Texts
+from pytorch_dl.dataset.batching import Lengths, Planner, Special, TokenIds
 from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.dataset.split import hold_out
-from pytorch_dl.dataset.text_files import PairStream, TextSource
+from pytorch_dl.dataset.text_files import PairStream, TextPair, TextSource
 from pytorch_dl.dataset.token_store import TokenStore, open_or_build
 from pytorch_dl.dataset.tokenizer import TokenizerPair, build_tokenizers
 from pytorch_dl.errors import ConfigError, DataError
@@ -21,11 +23,34 @@ from pytorch_dl.errors import ConfigError, DataError
 MANY_LEFT_OUT = 0.1
 
 
+class Texts(NamedTuple):
+    """The streams of text pairs to train and to validate on."""
+
+    train: list[PairStream]
+    val: list[PairStream]
+
+
+@dataclass(frozen=True)
+class RecordedText:
+    """A PairStream of which only the fingerprint is left: enough to find its token store, not to build it."""
+
+    name: str
+    weight: float
+    sha256: str
+
+    def __iter__(self) -> Iterator[TextPair]:
+        raise DataError("the text is gone, and so is its token store", where=self.name, fix="restore the text")
+
+    def fingerprint(self) -> str:
+        """What the text's was."""
+        return self.sha256
+
+
 class DataModule:
     """Text pairs prepared for training: `setup()` once, then the loaders.
 
     What is not given has the default of `DataConfig`; `data` gives all of it at once. `tokenizers` are used in place of
-    training new ones, and `report` is told what happens.
+    training new ones, `texts` in place of those that `data` names, and `report` is told what happens.
     """
 
     def __init__(
@@ -41,6 +66,7 @@ class DataModule:
         data: DataConfig | None = None,
         seed: int = 1,
         tokenizers: TokenizerPair | None = None,
+        texts: Texts | None = None,
         cache_dir: str | Path | None = None,
         report: Callable[[str], None] = print,
     ) -> None:
@@ -57,13 +83,13 @@ class DataModule:
         self.batch_size = batch_size or TrainingConfig().batch_size
         self.seed, self.report = seed, report
         self.cache_dir = Path(cache_dir or self.data.cache_dir or default_cache())
-        self._tokenizers = tokenizers
+        self._tokenizers, self._texts = tokenizers, texts
         self.train_store: TokenStore | None = None
         self.val_store: TokenStore | None = None
 
     def setup(self) -> None:
         """Read the texts, train the tokenizers if need be, and prepare the token stores, or find them prepared."""
-        train, val = streams(self.data, seed=self.seed)
+        train, val = self._texts or texts_of(self.data, seed=self.seed)
         if self._tokenizers is None:
             self._tokenizers = build_tokenizers(
                 train,
@@ -114,8 +140,8 @@ class DataModule:
         )
         return BatchLoader(
             planner,
-            Texts(store.src_ids, store.src_offsets),
-            Texts(store.tgt_ids, store.tgt_offsets),
+            TokenIds(store.src_ids, store.src_offsets),
+            TokenIds(store.tgt_ids, store.tgt_offsets),
             Special(tgt.pad_id, tgt.bos_id, tgt.eos_id),
             vocab_sizes=self.vocab_sizes,
             workers=data.num_workers,
@@ -136,7 +162,7 @@ class DataModule:
             )
 
 
-def streams(data: DataConfig, *, seed: int) -> tuple[list[PairStream], list[PairStream]]:
+def texts_of(data: DataConfig, *, seed: int) -> Texts:
     """The training corpora, and the validation text or what is held out for it."""
     if not data.train_data_path and not data.corpora:
         raise ConfigError("there is no training text", fix="give --src (and --tgt), or set data.train_data_path")
@@ -144,9 +170,9 @@ def streams(data: DataConfig, *, seed: int) -> tuple[list[PairStream], list[Pair
     train: Sequence[PairStream] = [source(data, c.src, c.tgt, weight=c.weight) for c in (*first, *data.corpora)]
     if data.val_split:
         kept, held_out = hold_out(train, count=data.val_split, seed=seed)
-        return list(kept), [held_out]
+        return Texts(list(kept), [held_out])
     val = [source(data, data.val_data_path, data.val_tgt_path)] if data.val_data_path else []
-    return list(train), list(val)
+    return Texts(list(train), list(val))
 
 
 def source(data: DataConfig, src: str, tgt: str | None, *, weight: float = 1.0) -> TextSource:
@@ -161,12 +187,6 @@ def source(data: DataConfig, src: str, tgt: str | None, *, weight: float = 1.0) 
         weight=weight,
         on_blank=data.on_blank,
     )
-
-
-def fingerprints(data: DataConfig, *, seed: int) -> dict[str, list[str]]:
-    """What the texts were when they were prepared: resuming on other texts is refused."""
-    train, val = streams(data, seed=seed)
-    return {"train": [stream.fingerprint() for stream in train], "val": [stream.fingerprint() for stream in val]}
 
 
 def default_cache() -> Path:

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from pytorch_dl.dataset.batching import Batch, Plan, Planner, Special, Texts, collate
+from pytorch_dl.dataset.batching import Batch, Plan, Planner, Special, TokenIds, collate
 
 
 class BatchLoader:
@@ -15,8 +15,8 @@ class BatchLoader:
     def __init__(
         self,
         planner: Planner,
-        src: Texts,
-        tgt: Texts,
+        src: TokenIds,
+        tgt: TokenIds,
         special: Special,
         *,
         vocab_sizes: tuple[int, int],

@@ -1,0 +1,259 @@
+"""The command line: one small function for each command; what they do lies elsewhere.
+
+Heavy imports wait until a command needs them, so that help and completion are quick.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pytorch_dl.errors import ConfigError, Interrupted, UserError
+
+if TYPE_CHECKING:
+    from pytorch_dl.config import Config
+
+app = typer.Typer(
+    help="Train encoder-decoder Transformers from scratch on your own text pairs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="Show configurations.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+Src = Annotated[
+    str | None, typer.Option(help="Source text; or a TSV, CSV, JSONL or Parquet file, or hf://ID, with both sides.")
+]
+Tgt = Annotated[str | None, typer.Option(help="Target text, line by line beside the source.")]
+ValSrc = Annotated[str | None, typer.Option(help="Validation source, given as --src is.")]
+ValTgt = Annotated[str | None, typer.Option(help="Validation target.")]
+TestSrc = Annotated[str | None, typer.Option(help="Test source, scored at the end.")]
+TestTgt = Annotated[str | None, typer.Option(help="Test target.")]
+Split = Annotated[str | None, typer.Option(metavar="N", help="Hold N pairs out of the training text for validation.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML or JSON file with settings.")]
+Preset = Annotated[str | None, typer.Option(help="Template to start from; `pytorch-dl config show` lists them.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Settings, over file and template.")
+]
+Out = Annotated[Path | None, typer.Option(help="Run folder; runs/DATE-TIME when left out.")]
+Run = Annotated[Path, typer.Argument(help="Run folder, the --out of a run.")]
+Beam = Annotated[int, typer.Option(min=1, help="Beams; 1 is greedy search.")]
+
+
+@app.command()
+def run(
+    overrides: Overrides = None,
+    src: Src = None,
+    tgt: Tgt = None,
+    val_src: ValSrc = None,
+    val_tgt: ValTgt = None,
+    test_src: TestSrc = None,
+    test_tgt: TestTgt = None,
+    split: Split = None,
+    config: ConfigFile = None,
+    preset: Preset = None,
+    out: Out = None,
+    beam: Beam = 5,
+) -> None:
+    """Everything from raw text to an evaluated model: check, tokenizer, training, evaluation, report."""
+    paths = {
+        "data.train_data_path": src,
+        "data.train_tgt_path": tgt,
+        "data.val_data_path": val_src,
+        "data.val_tgt_path": val_tgt,
+        "data.test_data_path": test_src,
+        "data.test_tgt_path": test_tgt,
+        "data.val_split": split,
+    }
+    settings = _settings(config, preset, overrides, paths)
+    from pytorch_dl.run import begin, evaluate_run, train
+    from pytorch_dl.training.progress import Progress
+
+    progress = Progress()
+    folder = begin(settings, out or _new_folder(), progress=progress, checked=True)
+    train(folder, progress=progress)
+    evaluate_run(folder, beam_size=beam, progress=progress)
+    progress.say(f"translate with: pytorch-dl translate {folder.path}")
+
+
+@app.command("train")
+def train_command(
+    config: Annotated[Path, typer.Argument(help="YAML or JSON file with settings.")],
+    overrides: Overrides = None,
+    out: Out = None,
+) -> None:
+    """Train by a configuration file, without the check before and the evaluation after."""
+    settings = _settings(config, None, overrides, {})
+    from pytorch_dl.run import begin, train
+    from pytorch_dl.training.progress import Progress
+
+    progress = Progress()
+    folder = begin(settings, out or _new_folder(), progress=progress, checked=False)
+    train(folder, progress=progress)
+    progress.say(f"translate with: pytorch-dl translate {folder.path}")
+
+
+@app.command()
+def resume(run_folder: Run) -> None:
+    """Go on with a run that was stopped or killed; it needs nothing but the folder."""
+    from pytorch_dl.run import train
+    from pytorch_dl.training.progress import Progress
+    from pytorch_dl.training.run_folder import RunFolder
+
+    train(RunFolder(run_folder), progress=Progress())
+
+
+@app.command()
+def check(
+    overrides: Overrides = None,
+    src: Src = None,
+    tgt: Tgt = None,
+    val_src: ValSrc = None,
+    val_tgt: ValTgt = None,
+    config: ConfigFile = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Look at texts before training on them: counts, faults with their places, overlaps, oddities."""
+    paths = {
+        "data.train_data_path": src,
+        "data.train_tgt_path": tgt,
+        "data.val_data_path": val_src,
+        "data.val_tgt_path": val_tgt,
+    }
+    settings = _settings(config, None, overrides, paths)
+    from pytorch_dl.commands import print_check
+
+    print_check(settings, as_json=json)
+
+
+@app.command()
+def translate(
+    run_folder: Run,
+    file: Annotated[Path | None, typer.Argument(help="Text to translate, one line each; stdin when left out.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", "-t", help="A line to translate; may be repeated.")
+    ] = None,
+    beam: Beam = 5,
+    nbest: Annotated[int, typer.Option(min=1, help="Translations of each line, with scores.")] = 1,
+    length_penalty: Annotated[float, typer.Option(help="Exponent of the length in the score.")] = 1.0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each line.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Translate lines: N in, N out, in order."""
+    from pytorch_dl.commands import translate_lines
+
+    translate_lines(
+        run_folder, file, text, beam=beam, nbest=nbest, length_penalty=length_penalty, as_json=json, device=device
+    )
+
+
+@app.command()
+def evaluate(
+    run_folder: Run,
+    src: Annotated[str, typer.Option(help="Source text, or one file with both sides.")],
+    ref: Annotated[str | None, typer.Option(help="Reference translations.")] = None,
+    beam: Beam = 5,
+    length_penalty: Annotated[float, typer.Option(help="Exponent of the length in the score.")] = 1.0,
+    save: Annotated[Path | None, typer.Option(help="File for the translations.")] = None,
+) -> None:
+    """Score translations: BLEU and chrF with signatures, exact match, error rates, perplexity."""
+    from pytorch_dl.commands import print_scores
+
+    print_scores(run_folder, src, ref, beam=beam, length_penalty=length_penalty, save=save)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/dates"),
+) -> None:
+    """Train on the bundled corpus of dates in many languages, evaluate, and translate lines of yours."""
+    from pytorch_dl.demo import demonstrate
+
+    demonstrate(out)
+
+
+@config_app.command("show")
+def config_show(
+    preset: Annotated[str | None, typer.Argument(help="Template; without one, all are listed.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON rather than YAML.")] = False,
+) -> None:
+    """Print a template with all settings, as a file that --config reads."""
+    from pytorch_dl.config import get_config, to_json, to_yaml
+    from pytorch_dl.config.templates import TEMPLATES
+
+    if preset is None:
+        typer.echo("\n".join(TEMPLATES))
+    else:
+        typer.echo((to_json if json else to_yaml)(get_config(preset)))
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON Schema of configuration files, for editors."""
+    import json
+
+    from pytorch_dl.config import Config
+
+    typer.echo(json.dumps(Config.model_json_schema(), indent=2))
+
+
+def _settings(
+    file: Path | None, preset: str | None, overrides: list[str] | None, paths: dict[str, str | None]
+) -> "Config":
+    """Defaults, then the template or file, then the options for paths, then the overrides."""
+    from pytorch_dl.config import Config, get_config
+    from pytorch_dl.config.load import checked, read_config, with_overrides, with_values
+
+    if file and preset:
+        raise ConfigError(f"--config {file} and --preset {preset} exclude each other", fix="give one of them")
+    config = read_config(file) if file else get_config(preset) if preset else Config()
+    config = with_values(config, {name: value for name, value in paths.items() if value is not None})
+    return checked(with_overrides(config, overrides or []), where=str(file) if file else "command line")
+
+
+def _new_folder() -> Path:
+    import datetime
+
+    return Path("runs") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+
+
+def main() -> None:
+    """Run the command line, and turn whatever ends it into one line and an exit code."""
+    debug = "--debug" in sys.argv
+    arguments = [word for word in sys.argv[1:] if word != "--debug"]
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # same bits in each process; must be set before torch is loaded
+    if debug:
+        raise SystemExit(app(arguments, standalone_mode=False))
+    raise SystemExit(_guarded(arguments))
+
+
+def _guarded(arguments: list[str]) -> int:
+    import click
+
+    try:
+        return int(app(arguments, standalone_mode=False) or 0)
+    except UserError as error:
+        return _fail(str(error), error.exit_code)
+    except click.exceptions.Exit as exit_:
+        return int(exit_.exit_code)
+    except click.ClickException as error:
+        return _fail(f"{error.format_message()} Fix: see pytorch-dl --help.", ConfigError.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted before anything had to be saved. Fix: run it again.", Interrupted.exit_code)
+    except BrokenPipeError:  # the reader has enough, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        return _fail("out of memory. Fix: lower data.max_tokens_per_batch.", 6)
+    except ImportError as error:
+        return _fail(str(error), ConfigError.exit_code)
+    except Exception as error:
+        return _fail(f"internal error, please report it: {type(error).__name__}: {error}. Fix: see it with --debug.", 1)
+
+
+def _fail(message: str, exit_code: int) -> int:
+    print(f"pytorch-dl: error: {' '.join(message.split())}", file=sys.stderr)
+    return exit_code

@@ -1,0 +1,217 @@
+"""One run from raw text to an evaluated model: check, tokenizer, token store, training, weights for use, report.
+
+Every part leaves its result in the run folder and finds it there again, so a run that was killed anywhere goes on.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from pytorch_dl.config import Config
+from pytorch_dl.dataset.check import CheckReport, check
+from pytorch_dl.dataset.efficient_dataloader import DataModule, RecordedText, Texts, source, texts_of
+from pytorch_dl.dataset.text_files import PairStream, TextPair
+from pytorch_dl.dataset.tokenizer import TokenizerPair, build_tokenizers
+from pytorch_dl.errors import CheckpointError, DataError
+from pytorch_dl.evaluation.metrics import Score, bleu, chrf, exact_match
+from pytorch_dl.evaluation.report import score, score_lines, write_report
+from pytorch_dl.files import RunLock, damage, new_folder, remove_leftovers, write_file, write_json
+from pytorch_dl.generation.generate import SearchSettings
+from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training.progress import Progress, Sample
+from pytorch_dl.training.run_folder import RunFolder
+from pytorch_dl.training.trainer import Decode, Decoded, create_trainer
+from pytorch_dl.translator import Translator, build_model, load
+
+Say = Callable[[str], None]
+Record = dict[str, list[RecordedText]]  # of each field of Texts
+SAMPLES = 5
+
+
+def check_texts(config: Config) -> CheckReport:
+    """Look at the texts before anything is made of them."""
+    train, val = texts_of(config.data, seed=config.system.seed)
+    return check(train, val or None)
+
+
+def begin(config: Config, out: Path, *, progress: Progress, checked: bool) -> RunFolder:
+    """Begin a run in the folder `out`: with `checked`, only when the texts would not train garbage."""
+    folder = RunFolder(out)
+    if checked:
+        report = check_texts(config)
+        for line in report.lines():
+            progress.say(line)
+        if report.errors:
+            more = f" (and {len(report.errors) - 1} more)" if len(report.errors) > 1 else ""
+            raise DataError(f"{report.errors[0]}{more}", fix="mend the text; `pytorch-dl check` shows all findings")
+    folder.create(config)
+    return folder
+
+
+def train(folder: RunFolder, *, progress: Progress) -> None:
+    """Train a begun run to its end, from wherever it is; a finished one is left as it is."""
+    config = folder.read_config()
+    if folder.is_finished:
+        progress.say(f"{folder.path} is finished: nothing to do")
+        return
+    with RunLock(folder.path):
+        remove_leftovers(folder.path)
+        data = _prepare(folder, config, progress.say)
+        config.model.pad_token_id = data.tokenizers.tgt.pad_id
+        model = build_model(config, data.tokenizers)
+        progress.say(f"model: {model.num_parameters():,} parameters on {next(model.parameters()).device}")
+        val = data.val_dataloader()
+        decode = _decoder(data, count=config.training.eval_decode) if config.training.eval_decode else None
+        trainer = create_trainer(
+            model=model,
+            train_dataloader=data.train_dataloader(),
+            val_dataloader=val,
+            config=config,
+            run_dir=folder.path,
+            decode=decode,
+            progress=progress,
+        )
+        if trainer.resume():
+            progress.say(f"resuming at step {trainer.state.step:,}")
+        state = trainer.train()
+        with new_folder(folder.model) as temporary:
+            save_file(ckpt.model_weights(model), temporary / ckpt.MODEL)
+            write_json(temporary / "origin.json", {"best_step": state.best_step, "last_step": state.step})
+
+
+def evaluate_run(folder: RunFolder, *, beam_size: int, progress: Progress) -> list[Score]:
+    """Score the finished run on its test text, or on its validation text without one, and write the report."""
+    config = folder.read_config()
+    data = config.data
+    if data.test_data_path:
+        name, pairs = "test", list(source(data, data.test_data_path, data.test_tgt_path))
+    else:
+        val = texts_of(data, seed=config.system.seed).val
+        name, pairs = "validation", [pair for stream in val for pair in stream]
+    if not pairs:
+        progress.say("no test or validation text: nothing to evaluate")
+        return []
+    settings = SearchSettings(beam_size=beam_size)
+    translations, scores = evaluate(load(folder.path, device=config.system.device), pairs, settings)
+    facts = {"text": name, "pairs": len(pairs), "beam_size": beam_size, "length_penalty": settings.length_penalty}
+    samples = [
+        (pair.src, pair.tgt, text) for pair, text in itertools.islice(zip(pairs, translations, strict=True), SAMPLES)
+    ]
+    write_file(folder.path / f"{name}.translations.txt", "".join(f"{text}\n" for text in translations))
+    write_report(folder.path, scores, samples, facts=facts)
+    progress.say(f"{name} text, {len(pairs):,} pairs, beam {beam_size}:")
+    for line in score_lines(scores):
+        progress.say(f"  {line}")
+    return scores
+
+
+def evaluate(
+    translator: Translator, pairs: Sequence[TextPair], settings: SearchSettings
+) -> tuple[list[str], list[Score]]:
+    """Translate the sources of pairs and score the translations against their targets."""
+    translations = [best[0].text for best in translator.hypotheses([pair.src for pair in pairs], settings)]
+    nll, num_tokens = translator.negative_log_likelihood(pairs)
+    return translations, score(translations, [pair.tgt for pair in pairs], nll=nll, num_tokens=num_tokens)
+
+
+def _prepare(folder: RunFolder, config: Config, say: Say) -> DataModule:
+    """Tokenizers and token stores, found in the folder or made."""
+    texts = _same_texts(folder, config)
+    if damage(folder.tokenizer) is None:
+        tokenizers = TokenizerPair.load(folder.tokenizer)
+    else:
+        tokenizers = build_tokenizers(
+            texts.train,
+            name=config.data.tokenizer_name,
+            vocab_size=config.data.vocab_size,
+            shared=config.data.shared_vocabulary,
+            report=say,
+        )
+        tokenizers.save(folder.tokenizer)
+    data = DataModule(
+        data=config.data,
+        batch_size=config.training.batch_size,
+        seed=config.system.seed,
+        tokenizers=tokenizers,
+        texts=texts,
+        cache_dir=config.data.cache_dir or folder.cache,
+        report=say,
+    )
+    data.setup()
+    return data
+
+
+def _same_texts(folder: RunFolder, config: Config) -> Texts:
+    """The texts, which must be those that the run began with; the token stores do in place of texts that are gone."""
+    recorded = _recorded_texts(folder)
+    try:
+        texts = texts_of(config.data, seed=config.system.seed)
+        now = {side: [_record(text) for text in getattr(texts, side)] for side in Texts._fields}
+    except DataError:
+        if recorded is None:
+            raise
+        return Texts(*([*recorded[side]] for side in Texts._fields))
+    if recorded is None:
+        write_json(folder.data, {side: [asdict(text) for text in now[side]] for side in Texts._fields})
+    elif now != recorded:
+        raise CheckpointError(
+            f"the text has changed since the run began: {_first_change(recorded, now)}",
+            where=str(folder.path),
+            fix="restore the text, or begin another run",
+        )
+    return texts
+
+
+def _record(text: PairStream) -> RecordedText:
+    return RecordedText(text.name, text.weight, text.fingerprint())
+
+
+def _first_change(recorded: Record, now: Record) -> str:
+    for side in Texts._fields:
+        for old, new in itertools.zip_longest(recorded[side], now[side]):
+            if old != new:
+                name = (new or old).name
+                before, after = (text.sha256[:12] if text else "none" for text in (old, new))
+                return f"{name} has the fingerprint {after}, expected {before}"
+    return "other texts"
+
+
+def _recorded_texts(folder: RunFolder) -> Record | None:
+    if not folder.data.exists():
+        return None
+    try:
+        sides = json.loads(folder.data.read_bytes())
+        return {side: [RecordedText(**text) for text in sides[side]] for side in Texts._fields}
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CheckpointError(
+            f"cannot be read: {error}", where=str(folder.data), fix="restore it from a backup"
+        ) from None
+
+
+def _decoder(data: DataModule, *, count: int) -> Decode | None:
+    """Greedy translation of the first validation pairs, for the scores and samples of each validation."""
+    store, tokenizers = data.val_store, data.tokenizers
+    if store is None:
+        return None
+    some = range(min(count, len(store)))
+    sources = tokenizers.src.decode_batch([store.src(index).tolist() for index in some])
+    references = tokenizers.tgt.decode_batch([store.tgt(index).tolist() for index in some])
+
+    def decode(model: OptimizedTransformer, poll: Callable[[], None]) -> Decoded:
+        settings = SearchSettings(beam_size=1)
+        found = Translator(model, tokenizers).hypotheses(sources, settings, progress=lambda _: poll())
+        texts = [best[0].text for best in found]
+        scores = {
+            "bleu": bleu(texts, references).value,
+            "chrf": chrf(texts, references).value,
+            "exact_match": exact_match(texts, references).value,
+        }
+        samples = [Sample(*sample) for sample in zip(sources, references, texts, strict=True)]
+        return Decoded(scores, samples[:SAMPLES])
+
+    return decode

@@ -1,0 +1,102 @@
+"""The run folder: everything that a run leaves, and all that is needed to resume, translate or evaluate.
+
+config.yaml        the resolved configuration         environment.json  versions and machine
+tokenizer/         of both sides                       data.json         fingerprints of the texts
+checkpoints/       the newest ones and the best        cache/            prepared token stores
+metrics.jsonl      the record; timing.jsonl, tensorboard/ beside it
+model/             the weights for use, written at the end of training
+report.json        scores of the evaluation, report.md for people
+"""
+
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pytorch_dl.config import Config, load_config, to_yaml
+from pytorch_dl.errors import CheckpointError, ConfigError
+from pytorch_dl.files import damage, write_file, write_json
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths in a run folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizers of both sides."""
+        return self.path / "tokenizer"
+
+    @property
+    def checkpoints(self) -> Path:
+        """What training resumes from."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The weights for use."""
+        return self.path / "model"
+
+    @property
+    def cache(self) -> Path:
+        """Prepared token stores."""
+        return self.path / "cache"
+
+    @property
+    def data(self) -> Path:
+        """Fingerprints of the texts."""
+        return self.path / "data.json"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether training has ended and left its weights."""
+        return damage(self.model) is None
+
+    def create(self, config: Config) -> None:
+        """Begin a run in a folder that holds none."""
+        if self.config.exists():
+            raise ConfigError(
+                "the folder already holds a run",
+                where=str(self.path),
+                fix=f"go on with `pytorch-dl resume {self.path}`, or choose another --out",
+            )
+        write_json(self.path / "environment.json", environment())
+        write_file(self.config, to_yaml(config))
+
+    def read_config(self) -> Config:
+        """The configuration that the run was begun with."""
+        if not self.path.is_dir():
+            raise CheckpointError(
+                "no such run folder", where=str(self.path), fix="give the folder of a run (its --out)"
+            )
+        if not self.config.exists():
+            raise CheckpointError(
+                "is not a run folder: it has no config.yaml", where=str(self.path), fix="give the --out of a run"
+            )
+        try:
+            return load_config(self.config)
+        except ConfigError as error:
+            raise CheckpointError(error.what, where=error.where, fix="restore config.yaml of the run") from None
+
+
+def environment() -> dict[str, str | int]:
+    """Versions and machine, for the record."""
+    return {
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "cpu_threads": torch.get_num_threads(),
+        "cpus": os.cpu_count() or 0,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }

@@ -1,0 +1,150 @@
+"""A trained model in use: `load(run).translate([...])`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pytorch_dl.config import Config
+from pytorch_dl.dataset.batching import Lengths, Planner, Special, token_ids_of
+from pytorch_dl.dataset.loader import BatchLoader
+from pytorch_dl.dataset.text_files import TextPair
+from pytorch_dl.dataset.tokenizer import TokenizerPair
+from pytorch_dl.errors import CheckpointError, DataError
+from pytorch_dl.generation.generate import SearchSettings, generate
+from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training.objective import validation_nll
+from pytorch_dl.training.run_folder import RunFolder
+from pytorch_dl.training.train_state import TrainState
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One hypothesis for a line."""
+
+    text: str
+    score: float
+    """Log-probability, divided by its length to the power of the length penalty."""
+    log_prob: float
+    finished: bool
+    """False: it reached the length limit before its end."""
+    source_cut: bool
+    """True: the source was longer than the model reads, and only its beginning was translated."""
+
+
+class Translator:
+    """A model with its tokenizers."""
+
+    def __init__(
+        self, model: OptimizedTransformer, tokenizers: TokenizerPair, *, max_tokens_per_batch: int = 4096
+    ) -> None:
+        self.model, self.tokenizers, self.max_tokens_per_batch = model, tokenizers, max_tokens_per_batch
+
+    def translate(
+        self, lines: Sequence[str], *, beam_size: int | None = None, length_penalty: float | None = None
+    ) -> list[str]:
+        """The best translation of each line, in order; a blank line has a blank one."""
+        given = {"beam_size": beam_size, "length_penalty": length_penalty}
+        settings = SearchSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        return [best[0].text for best in self.hypotheses(lines, settings)]
+
+    def hypotheses(
+        self, lines: Sequence[str], settings: SearchSettings, *, progress: Callable[[int], None] | None = None
+    ) -> list[list[Translation]]:
+        """The n best translations of each line with their scores, best first; `progress` counts lines."""
+        src, tgt = self.tokenizers.src, self.tokenizers.tgt
+        was_training = self.model.training
+        self.model.eval()
+        found = generate(
+            self.model,
+            [ids if line.strip() else [] for line, ids in zip(lines, src.encode_batch(lines), strict=True)],
+            settings,
+            pad_id=tgt.pad_id,
+            bos_id=tgt.bos_id,
+            eos_id=tgt.eos_id,
+            banned_ids=[tgt.unk_id],
+            max_positions=self.model.max_seq_len,
+            max_tokens_per_batch=self.max_tokens_per_batch,
+            device=next(self.model.parameters()).device,
+            progress=progress,
+        )
+        self.model.train(was_training)
+        texts = iter(tgt.decode_batch([hypothesis.ids for best in found for hypothesis in best]))
+        return [
+            [Translation(next(texts), h.score, h.log_prob, h.finished, h.source_cut) for h in best] for best in found
+        ]
+
+    def negative_log_likelihood(self, pairs: Sequence[TextPair]) -> tuple[float, int]:
+        """What the model gives the targets of pairs: the sum over all tokens, in nats, and the number of tokens."""
+        src, tgt = self.tokenizers.src, self.tokenizers.tgt
+        src_ids = token_ids_of(src.encode_batch([pair.src for pair in pairs]))
+        tgt_ids = token_ids_of(tgt.encode_batch([pair.tgt for pair in pairs]))
+        lengths = Lengths(np.diff(src_ids.offsets) + 1, np.diff(tgt_ids.offsets) + 1)
+        longest = int(np.maximum(lengths.src, lengths.tgt).max())
+        if longest > self.model.max_seq_len:
+            raise DataError(
+                f"a line has {longest} tokens, the model reads at most {self.model.max_seq_len}",
+                fix="shorten it, or train with a larger model.max_seq_len",
+            )
+        planner = Planner(
+            lengths,
+            np.arange(len(pairs)),
+            [(0, len(pairs), 1.0)],
+            seed=0,
+            max_tokens=max(self.max_tokens_per_batch, longest),
+        )
+        loader = BatchLoader(
+            planner,
+            src_ids,
+            tgt_ids,
+            Special(tgt.pad_id, tgt.bos_id, tgt.eos_id),
+            vocab_sizes=(src.vocab_size, tgt.vocab_size),
+            workers=0,
+            prefetch=1,
+            pin_memory=False,
+        )
+        return validation_nll(self.model, loader, precision="fp32", poll=lambda: None)
+
+
+def build_model(config: Config, tokenizers: TokenizerPair) -> OptimizedTransformer:
+    """The untrained model of a config, which is a function of its seed."""
+    torch.manual_seed(config.system.seed)
+    return OptimizedTransformer(
+        src_vocab_size=tokenizers.src.vocab_size,
+        tgt_vocab_size=tokenizers.tgt.vocab_size,
+        **config.model.__dict__,
+    ).to(choose_device(config.system.device))
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `system.device`: the GPU when there is one, and auto asks for it."""
+    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
+
+
+def load(run: str | Path, *, device: str = "auto") -> Translator:
+    """Load the finished model of a run folder; of an unfinished run, the best checkpoint so far."""
+    folder = RunFolder(Path(run))
+    config = folder.read_config()
+    config.system.device = device  # type: ignore[assignment]
+    tokenizers = TokenizerPair.load(folder.tokenizer)
+    model = build_model(config, tokenizers)
+    weights, where = _weights(folder)
+    ckpt.load_weights(model, weights, where=where)
+    return Translator(model.eval(), tokenizers)
+
+
+def _weights(folder: RunFolder) -> tuple[dict[str, torch.Tensor], str]:
+    if folder.is_finished:
+        return ckpt.read_tensors(folder.model / ckpt.MODEL), str(folder.model)
+    newest = ckpt.newest_valid(folder.checkpoints, lambda _: None)
+    if newest is None:
+        raise CheckpointError(
+            "the run has no trained model yet",
+            where=str(folder.path),
+            fix=f"go on with `pytorch-dl resume {folder.path}`",
+        )
+    state = TrainState.from_json(ckpt.read_state(newest), where=str(newest))
+    return ckpt.weights_of(folder.checkpoints, state.best_step or state.step), str(folder.checkpoints)
