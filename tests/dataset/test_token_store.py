@@ -252,6 +252,15 @@ class TestDamage:
         cache.open(Pairs())
         assert "is damaged (tgt_ids does not match its checksum)" in cache.reports[0]
 
+    def test_a_manifest_that_leaves_a_file_out_is_found(self, cache: Cache) -> None:
+        cache.open(Pairs())
+        [folder] = cache.stores
+        sums = json.loads((folder / files.MANIFEST).read_text())
+        del sums["src_ids"]
+        (folder / files.MANIFEST).write_text(json.dumps(sums))
+        cache.open(Pairs())
+        assert "is damaged (manifest.json names other files than those of a store)" in cache.reports[0]
+
     def test_a_foreign_folder_pickle_or_file_of_that_name_is_replaced(self, cache: Cache) -> None:
         cache.open(Pairs())
         [folder] = cache.stores
