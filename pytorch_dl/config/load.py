@@ -55,7 +55,9 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     for name, value in values.items():
         section, dot, key = name.partition(".")
         if not (dot and key):
-            raise ConfigError(f"cannot read the setting {name!r}", fix="write section.key, as in model.d_model")
+            likely = _elsewhere(name)
+            fix = None if likely else "write section.key, as in model.d_model"
+            raise ConfigError(f"cannot read the setting {name!r}{likely}", fix=fix)
         config = _merge(config, {section: {key: value}}, lambda _: "command line")
     return config
 
@@ -119,7 +121,8 @@ def _refuse_unknown(section: type[Section], tree: Mapping[str, Any], prefix: str
         field = f"{prefix}{key}"
         if key not in known:
             likely = _elsewhere(str(key)) or nearest(str(key), known, prefix=prefix)
-            raise ConfigError(f"unknown setting {field!r}{likely}", where=where(field))
+            fix = "write the key below its section" if "." in str(key) else None
+            raise ConfigError(f"unknown setting {field!r}{likely}", where=where(field), fix=fix)
         inner = _section_of(known[key].annotation)
         if inner is None:
             continue

@@ -42,9 +42,7 @@ def read_file(path: Path) -> tuple[Any, dict[str, int]]:
         raise ConfigError(f"byte {error.start} is not UTF-8", where=str(path), fix="save the file as UTF-8") from None
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    if path.suffix == ".json":
-        text = text.replace("\t", " ")  # JSON may be indented by tabs, YAML may not
-    return read_text(text, where=str(path))
+    return read_text(_json_as_yaml(text) if path.suffix == ".json" else text, where=str(path))
 
 
 def read_text(text: str, *, where: str) -> tuple[Any, dict[str, int]]:
@@ -70,6 +68,12 @@ def plain_scalar(text: str) -> Any:
     return text
 
 
+def _json_as_yaml(text: str) -> str:
+    """JSON may be indented by tabs, and may hold characters that YAML refuses or takes for the end of a line."""
+    text = text.replace("\t", " ")
+    return re.sub("[\x7f-\x9f\u2028\u2029\ufffe\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def _refuse_unsafe(text: str, where: str) -> None:
     depth = 0
     for event in yaml.parse(text, yaml.BaseLoader):
@@ -89,8 +93,10 @@ def _build(node: yaml.Node, field: str, lines: dict[str, int], where: str) -> An
     if isinstance(node, yaml.SequenceNode):
         return [_build(item, f"{field}.{index}", lines, where) for index, item in enumerate(node.value)]
     assert isinstance(node, yaml.ScalarNode)
+    if node.style is not None:
+        return _whole(node, where)
     try:
-        return plain_scalar(node.value) if node.style is None else _joined_surrogates(node.value)
+        return plain_scalar(node.value)
     except ValueError as error:
         raise ConfigError(f"{field}: {error}", where=_at(where, node), fix="use plain numbers and words") from None
 
@@ -101,7 +107,7 @@ def _build_mapping(node: yaml.MappingNode, field: str, lines: dict[str, int], wh
         at = _at(where, key_node)
         if not isinstance(key_node, yaml.ScalarNode):
             raise ConfigError("a key is a list or a mapping", where=at, fix="write KEY: VALUE")
-        key = str(key_node.value)
+        key = _whole(key_node, where)
         inner = f"{field}.{key}" if field else key
         if key in tree:
             raise ConfigError(f"{inner} is set twice, first in line {lines[inner]}", where=at, fix="delete one")
@@ -119,6 +125,10 @@ def _line(part: yaml.Event | yaml.Node) -> int:
     return part.start_mark.line + 1
 
 
-def _joined_surrogates(text: str) -> str:
-    """JSON may write one character above U+FFFF as two escapes, which are two halves of one to YAML."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16") if re.search("[\ud800-\udfff]", text) else text
+def _whole(node: yaml.ScalarNode, where: str) -> str:
+    """The node's text; JSON may write a character above U+FFFF as two escapes, which YAML takes for two halves."""
+    text = str(node.value)
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16") if re.search("[\ud800-\udfff]", text) else text
+    except UnicodeDecodeError:
+        raise ConfigError(f"{text!r} holds half a character", where=_at(where, node), fix="write it whole") from None

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 _SECONDS = {"": 1, "s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
-_NUMBER = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*")
+_NUMBER = re.compile(r"\s*([0-9][0-9_]{0,24}(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*")
 
 
 def parse_count(value: object) -> object:

@@ -1,0 +1,175 @@
+"""Each rule between settings: what breaks it, what it says, and that what it allows passes."""
+
+import ast
+import inspect
+import re
+from typing import Any
+
+import pytest
+
+from pytorch_dl.config import Config
+from pytorch_dl.config import contradictions as module
+from pytorch_dl.config.contradictions import TRAINED_HERE, contradictions
+from pytorch_dl.config.load import checked
+from pytorch_dl.errors import ConfigError
+
+Changes = dict[str, dict[str, Any]]
+CASES: list[tuple[Changes, str]] = [
+    (
+        {"model": {"d_model": 100, "n_heads": 12}},
+        "model.d_model (100) must be divisible by model.n_heads (12); nearest: 96 or 108",
+    ),
+    ({"model": {"d_model": 3}}, "model.d_model (3) must be divisible by model.n_heads (8); nearest: 8"),
+    (
+        {"model": {"d_model": 40}},
+        "model.positions: rope needs an even head width, got d_model / n_heads = 5",
+    ),
+    (
+        {"model": {"d_model": 15, "n_heads": 5, "positions": "sinusoidal"}},
+        "model.positions: sinusoidal needs an even model.d_model, got 15",
+    ),
+    ({"model": {"n_kv_heads": 3}}, "model.n_heads (8) must be divisible by model.n_kv_heads (3)"),
+    ({"model": {"n_kv_heads": 16}}, "model.n_heads (8) must be divisible by model.n_kv_heads (16)"),
+    (
+        {"model": {"attention": "sdpa", "attention_dropout": 0.1}},
+        "model.attention_dropout (0.1) needs model.attention: plain, got sdpa",
+    ),
+    *(
+        ({"data": {f"{name}_tgt_path": "b"}}, f"data.{name}_tgt_path is set without data.{name}_data_path")
+        for name in ("train", "val", "test")
+    ),
+    ({"data": {"src_suffix": "en"}}, "data.src_suffix (en) and data.tgt_suffix (None) go together"),
+    ({"data": {"tgt_column": 2}}, "data.src_column (None) and data.tgt_column (2) go together"),
+    (
+        {"data": {"src_suffix": "en", "tgt_suffix": "en"}},
+        "data.src_suffix and data.tgt_suffix are both 'en': the model would learn to copy",
+    ),
+    (
+        {"data": {"src_column": "text", "tgt_column": "text"}},
+        "data.src_column and data.tgt_column are both 'text': the model would learn to copy",
+    ),
+    (
+        {"data": {"train_data_path": "a.txt", "train_tgt_path": "a.txt"}},
+        "data.train_data_path and data.train_tgt_path are both 'a.txt': the model would learn to copy",
+    ),
+    (
+        {"data": {"val_split": 100, "val_data_path": "v.tsv"}},
+        "data.val_split (100) and data.val_data_path (v.tsv) both give a validation set",
+    ),
+    ({"data": {"max_length": 513}}, "data.max_length (513) is above model.max_seq_len (512)"),
+    (
+        {"data": {"max_length": 200, "max_tokens_per_batch": 199}},
+        "data.max_length (200) is above data.max_tokens_per_batch (199)",
+    ),
+    (
+        {"data": {"layout": "packed", "use_dynamic_batching": False}},
+        "data.layout: packed fills rows by tokens and needs data.use_dynamic_batching: true, got false",
+    ),
+    (
+        {"data": {"shared_vocabulary": False}},
+        "model.tie_embeddings: all needs one vocabulary, but data.shared_vocabulary is false; use decoder or none",
+    ),
+    (
+        {"data": {"tokenizer_name": "gpt2", "shared_vocabulary": False}, "model": {"tie_embeddings": "decoder"}},
+        "data.tokenizer_name: gpt2 is one pretrained vocabulary, but data.shared_vocabulary is false",
+    ),
+    (
+        {"training": {"max_steps": 100}, "scheduler": {"warmup": 101}},
+        "scheduler.warmup (101 steps) is longer than training.max_steps (100)",
+    ),
+    (
+        {"scheduler": {"name": "wsd", "warmup": 0.5, "decay": 0.6}},
+        "scheduler.warmup (0.5) and scheduler.decay (0.6) are more than all steps",
+    ),
+    *(
+        (
+            {"training": {"early_stopping_metric": metric}},
+            f"training.early_stopping_metric: {metric} needs translations; "
+            "set training.eval_decode, as in training.eval_decode=500",
+        )
+        for metric in ("bleu", "chrf", "exact_match")
+    ),
+    (
+        {"training": {"early_stopping_patience": 5}, "data": {"train_data_path": "a.tsv"}},
+        "training.early_stopping_patience (5) needs validation data; set data.val_data_path or data.val_split",
+    ),
+    ({"training": {"average_checkpoints": 1}}, "training.average_checkpoints must be 0 or at least 2, got 1"),
+    (
+        {"logging": {"wandb": True, "wandb_project": ""}},
+        "logging.wandb needs logging.wandb_project, got an empty name",
+    ),
+]
+ALLOWED: list[Changes] = [
+    {"model": {"d_model": 96, "n_heads": 12}},
+    {"model": {"d_model": 40, "positions": "learned"}},
+    {"model": {"d_model": 15, "n_heads": 5, "positions": "learned"}},
+    {"model": {"n_kv_heads": 8}},
+    {"model": {"n_kv_heads": 1}},
+    {"model": {"attention": "plain", "attention_dropout": 0.1}},
+    {"model": {"attention": "auto", "attention_dropout": 0.1}},
+    {"data": {"train_data_path": "a", "train_tgt_path": "b"}},
+    {"data": {"src_suffix": "en", "tgt_suffix": "de", "src_column": 1, "tgt_column": 2}},
+    {"data": {"val_split": 100}},
+    {"data": {"max_length": 512}},
+    {"data": {"max_length": 200, "max_tokens_per_batch": 199, "use_dynamic_batching": False}},
+    {"data": {"layout": "packed"}},
+    {"data": {"shared_vocabulary": False}, "model": {"tie_embeddings": "decoder"}},
+    {"data": {"tokenizer_name": "gpt2"}},
+    {"training": {"max_steps": 100}, "scheduler": {"warmup": 100}},
+    {"training": {"max_steps": 100}, "scheduler": {"warmup": 0.5}},
+    {"scheduler": {"name": "wsd", "warmup": 0.5, "decay": 0.5}},
+    {"scheduler": {"name": "cosine", "warmup": 0.5, "decay": 0.6}},
+    {"scheduler": {"name": "wsd", "warmup": 4000, "decay": 0.6}},
+    {"training": {"early_stopping_metric": "bleu", "eval_decode": 100}},
+    {"training": {"early_stopping_patience": 5}, "data": {"train_data_path": "a.tsv", "val_split": 9}},
+    {"training": {"early_stopping_patience": 5}},
+    {"training": {"average_checkpoints": 2}},
+    {"logging": {"wandb": True}},
+    {"logging": {"wandb_project": ""}},
+]
+
+
+@pytest.mark.parametrize(("changes", "line"), CASES, ids=[line[:60] for _, line in CASES])
+def test_each_contradiction_is_told_with_its_values(changes: Changes, line: str) -> None:
+    assert Config().update(**changes).problems() == [line]
+
+
+@pytest.mark.parametrize("changes", ALLOWED, ids=str)
+def test_what_does_not_contradict_passes(changes: Changes) -> None:
+    config = Config().update(**changes)
+    assert contradictions(config) == []
+    assert checked(config) is config
+
+
+def test_several_are_told_at_once() -> None:
+    config = Config().update(
+        model={"d_model": 100, "n_heads": 12, "n_kv_heads": 5},
+        data={"max_length": 5000, "src_suffix": "en"},
+        training={"average_checkpoints": 1},
+    )
+    expected = [
+        "model.d_model (100) must be divisible by model.n_heads (12); nearest: 96 or 108",
+        "model.n_heads (12) must be divisible by model.n_kv_heads (5)",
+        "data.src_suffix (en) and data.tgt_suffix (None) go together",
+        "data.max_length (5000) is above model.max_seq_len (512)",
+        "data.max_length (5000) is above data.max_tokens_per_batch (4096)",
+        "training.average_checkpoints must be 0 or at least 2, got 1",
+    ]
+    assert config.problems() == expected
+    with pytest.raises(ConfigError) as error:
+        checked(config, where="run.yaml")
+    assert str(error.value) == f"run.yaml: {'; '.join(expected)}"
+    assert error.value.exit_code == 2
+
+
+def test_every_rule_of_the_source_is_tested() -> None:
+    """Count the rules: two of them, for suffixes and columns, stand for two cases each."""
+    rules = [node for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.Yield)]
+    kinds = {re.sub(r"[0-9]+|train|val|test|bleu|chrf|exact_match", "", line) for _, line in CASES}
+    assert len(kinds) >= len(rules) >= 20
+
+
+def test_tokenizers_that_are_trained_here() -> None:
+    description = type(Config().data).model_fields["tokenizer_name"].description
+    assert description is not None
+    assert all(name in description for name in TRAINED_HERE)
