@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # 64-bit golden ratio, as a signed number
-_LANE_STEP = 0x9E3779B97F  # the same in 40 bits: the compiler multiplies lane numbers by it without wrapping around
 _LANES = 4  # 16-bit numbers in one 64-bit hash
 
 
@@ -42,13 +41,17 @@ def dropout(x: Tensor, p: float, *, training: bool, keys: Tensor | None, site: i
     if keys is None:
         return F.dropout(x, p)
     keep = _uniform16(keys, site, x.size(-1)) >= min(round(p * 65536), 65535) - 32768
-    return torch.where(keep, x * (1.0 / (1.0 - p)), 0.0)
+    return x * keep.to(x.dtype).mul_(1.0 / (1.0 - p))
 
 
 def _uniform16(keys: Tensor, site: int, features: int) -> Tensor:
-    """Return evenly distributed int16 numbers (B, T, features): four of them to one 64-bit hash."""
-    lanes = torch.arange(-(-features // _LANES), device=keys.device) * _LANE_STEP
-    bits = mix((keys + _signed(site * _GOLDEN)).unsqueeze(-1) + lanes)  # (B, T, features / 4)
+    """Return evenly distributed int16 numbers (B, T, features): four of them to one 64-bit hash.
+
+    Keys and lanes are well mixed already, so one multiplication does, by an odd number of each lane's own.
+    """
+    lanes = mix(torch.arange(-(-features // _LANES), device=keys.device) + (site << 32)) | 1
+    bits = (keys.unsqueeze(-1) + lanes) * lanes  # (B, T, features / 4)
+    bits = bits ^ ((bits >> 32) & 0xFFFFFFFF)  # the low bits of a product know little of its high ones
     return bits.view(torch.int16)[..., :features]
 
 
