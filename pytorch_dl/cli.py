@@ -3,17 +3,22 @@
 Heavy imports wait until a command needs them, so that help and completion are quick.
 """
 
+import errno
 import os
+import signal
 import sys
+import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pytorch_dl.errors import ConfigError, Interrupted, UserError
+from pytorch_dl.errors import ConfigError, Interrupted, ResourceError, UserError
 
 if TYPE_CHECKING:
     from pytorch_dl.config import Config
+
+USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # of click, which new releases of typer hold within them
 
 app = typer.Typer(
     help="Train encoder-decoder Transformers from scratch on your own text pairs.",
@@ -39,7 +44,7 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Settings, over file and template.")
 ]
 Out = Annotated[Path | None, typer.Option(help="Run folder; runs/DATE-TIME when left out.")]
-Run = Annotated[Path, typer.Argument(help="Run folder, the --out of a run.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, the --out of a run.")]
 Beam = Annotated[int, typer.Option(min=1, help="Beams; 1 is greedy search.")]
 
 
@@ -69,41 +74,36 @@ def run(
         "data.val_split": split,
     }
     settings = _settings(config, preset, overrides, paths)
-    from pytorch_dl.run import begin, evaluate_run, train
+    from pytorch_dl.run import begin, finish
     from pytorch_dl.training.progress import Progress
 
     progress = Progress()
-    folder = begin(settings, out or _new_folder(), progress=progress, checked=True)
-    train(folder, progress=progress)
-    evaluate_run(folder, beam_size=beam, progress=progress)
-    progress.say(f"translate with: pytorch-dl translate {folder.path}")
+    finish(begin(settings, out or _new_folder(), progress=progress, beam_size=beam), progress=progress)
 
 
 @app.command("train")
 def train_command(
-    config: Annotated[Path, typer.Argument(help="YAML or JSON file with settings.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML or JSON file with settings.")],
     overrides: Overrides = None,
     out: Out = None,
 ) -> None:
     """Train by a configuration file, without the check before and the evaluation after."""
     settings = _settings(config, None, overrides, {})
-    from pytorch_dl.run import begin, train
+    from pytorch_dl.run import begin, finish
     from pytorch_dl.training.progress import Progress
 
     progress = Progress()
-    folder = begin(settings, out or _new_folder(), progress=progress, checked=False)
-    train(folder, progress=progress)
-    progress.say(f"translate with: pytorch-dl translate {folder.path}")
+    finish(begin(settings, out or _new_folder(), progress=progress, beam_size=None), progress=progress)
 
 
 @app.command()
 def resume(run_folder: Run) -> None:
     """Go on with a run that was stopped or killed; it needs nothing but the folder."""
-    from pytorch_dl.run import train
+    from pytorch_dl.run import finish
     from pytorch_dl.training.progress import Progress
     from pytorch_dl.training.run_folder import RunFolder
 
-    train(RunFolder(run_folder), progress=Progress())
+    finish(RunFolder(run_folder), progress=Progress())
 
 
 @app.command()
@@ -132,7 +132,9 @@ def check(
 @app.command()
 def translate(
     run_folder: Run,
-    file: Annotated[Path | None, typer.Argument(help="Text to translate, one line each; stdin when left out.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="Text to translate, one line each; stdin when left out.")
+    ] = None,
     text: Annotated[
         list[str] | None, typer.Option("--text", "-t", help="A line to translate; may be repeated.")
     ] = None,
@@ -177,7 +179,9 @@ def demo(
 
 @config_app.command("show")
 def config_show(
-    preset: Annotated[str | None, typer.Argument(help="Template; without one, all are listed.")] = None,
+    preset: Annotated[
+        str | None, typer.Argument(metavar="PRESET", help="Template; without one, all are listed.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON rather than YAML.")] = False,
 ) -> None:
     """Print a template with all settings, as a file that --config reads."""
@@ -221,39 +225,67 @@ def _new_folder() -> Path:
 
 
 def main() -> None:
-    """Run the command line, and turn whatever ends it into one line and an exit code."""
-    debug = "--debug" in sys.argv
-    arguments = [word for word in sys.argv[1:] if word != "--debug"]
+    """Run the command line of this process, and end it with the exit code."""
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # same bits in each process; must be set before torch is loaded
-    if debug:
-        raise SystemExit(app(arguments, standalone_mode=False))
-    raise SystemExit(_guarded(arguments))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP, and means it
+            signal.signal(number, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    code = execute([word for word in sys.argv[1:] if word != "--debug"], debug="--debug" in sys.argv)
+    raise SystemExit(_flush(code))
 
 
-def _guarded(arguments: list[str]) -> int:
-    import click
-
+def execute(arguments: list[str], *, debug: bool = False) -> int:
+    """Run a command line, and turn whatever ends it into an exit code and, for errors, one line on stderr."""
     try:
-        return int(app(arguments, standalone_mode=False) or 0)
-    except UserError as error:
-        return _fail(str(error), error.exit_code)
-    except click.exceptions.Exit as exit_:
-        return int(exit_.exit_code)
-    except click.ClickException as error:
-        return _fail(f"{error.format_message()} Fix: see pytorch-dl --help.", ConfigError.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted before anything had to be saved. Fix: run it again.", Interrupted.exit_code)
+        _refuse_other_encodings(arguments)
+        return int(app(arguments, standalone_mode=False, prog_name="pytorch-dl") or 0)
     except BrokenPipeError:  # the reader has enough, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except MemoryError:
-        return _fail("out of memory. Fix: lower data.max_tokens_per_batch.", 6)
-    except ImportError as error:
-        return _fail(str(error), ConfigError.exit_code)
-    except Exception as error:
-        return _fail(f"internal error, please report it: {type(error).__name__}: {error}. Fix: see it with --debug.", 1)
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        line, exit_code = _told(error)
+        if line:
+            print(f"pytorch-dl: error: {' '.join(line.split())}", file=sys.stderr)
+        return exit_code
 
 
-def _fail(message: str, exit_code: int) -> int:
-    print(f"pytorch-dl: error: {' '.join(message.split())}", file=sys.stderr)
-    return exit_code
+def _told(error: BaseException) -> tuple[str, int]:
+    """The line and the exit code of what ended a command; of shown help, no line."""
+    if isinstance(error, UserError):
+        return str(error), error.exit_code
+    if isinstance(error, USAGE_ERROR):
+        line = error.format_message().rstrip(".")
+        command = error.ctx.command_path if error.ctx else "pytorch-dl"
+        return line and f"{line}{'' if line.endswith('?') else '.'} Fix: see `{command} --help`.", ConfigError.exit_code
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return "interrupted before anything had to be saved. Fix: run it again.", Interrupted.exit_code
+    if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
+        fix = "lower data.max_tokens_per_batch, or the size of the model"
+        return f"out of memory. Fix: {fix}.", ResourceError.exit_code
+    if isinstance(error, ImportError):
+        return str(error), ConfigError.exit_code
+    if isinstance(error, OSError) and error.errno:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        what = "no space left on the disk" if full else error.strerror
+        return f"{error.filename or 'input or output'}: {what}. Fix: mend it and run again.", ResourceError.exit_code
+    return f"internal error, please report it: {type(error).__name__}: {error}. Fix: see it with --debug.", 1
+
+
+def _refuse_other_encodings(arguments: list[str]) -> None:
+    for word in arguments:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"the argument {os.fsencode(word)!r} is not UTF-8", fix="give it in UTF-8") from None
+
+
+def _flush(code: int) -> int:
+    """Write out what is left to print; to a reader that has gone, nothing."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code

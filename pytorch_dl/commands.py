@@ -1,5 +1,6 @@
 """What the commands print: translations, scores and checks, line by line."""
 
+import contextlib
 import itertools
 import json
 import sys
@@ -8,13 +9,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pytorch_dl.config import Config
+from pytorch_dl.config.model_config import DataConfig
+from pytorch_dl.dataset.compression import check_file
+from pytorch_dl.dataset.efficient_dataloader import source
 from pytorch_dl.dataset.text_files import TextSource
 from pytorch_dl.dataset.text_lines import decode, read_lines
-from pytorch_dl.errors import DataError
+from pytorch_dl.errors import ConfigError, DataError
 from pytorch_dl.evaluation.report import score_lines
 from pytorch_dl.files import write_file
 from pytorch_dl.generation.generate import SearchSettings
-from pytorch_dl.run import check_texts, evaluate
+from pytorch_dl.run import as_lines, check_texts, evaluate, one_line
+from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.translator import Translation, Translator, load
 
 CHUNK = 1000  # lines that are translated together
@@ -40,47 +45,55 @@ def translate_lines(
     device: str,
 ) -> None:
     """Print the translations of the given texts, of the lines of a file, or of stdin."""
+    if file and texts:
+        raise ConfigError(f"--text and the file {file} exclude each other", fix="give one of them")
     settings = SearchSettings(beam_size=max(beam, nbest), n_best=nbest, length_penalty=length_penalty)
+    lines = texts or _lines(file)  # before the model is loaded: a missing file shows at once
     translator = load(run, device=device)
-    if texts:
-        lines: Iterable[str] = texts
-    elif file is None and sys.stdin.isatty():
-        converse(translator, settings)
-        return
+    if not texts and file is None and sys.stdin.isatty():
+        converse(translator, settings, as_json=as_json)
     else:
-        lines = _lines(file)
-    number = 0
-    numbered = iter(lines)
-    while chunk := list(itertools.islice(numbered, CHUNK)):
-        for source, best in zip(chunk, translator.hypotheses(chunk, settings), strict=True):
-            number += 1
-            for line in _format(source, number, best, as_json=as_json, with_scores=nbest > 1):
+        print_translations(translator, lines, settings, chunk=CHUNK, as_json=as_json)
+
+
+def converse(translator: Translator, settings: SearchSettings, *, as_json: bool = False) -> None:
+    """Translate what is typed, until an empty line or the end of input."""
+    print("Type a line to translate; an empty line ends.", file=sys.stderr)
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        typed = iter(lambda: input("> " if sys.stdout.isatty() else ""), "")
+        print_translations(translator, typed, settings, chunk=1, as_json=as_json)
+
+
+def print_translations(
+    translator: Translator, lines: Iterable[str], settings: SearchSettings, *, chunk: int, as_json: bool
+) -> None:
+    """Print what each line becomes, in order, `chunk` lines at a time."""
+    numbers, left = itertools.count(1), iter(lines)
+    while sources := list(itertools.islice(left, chunk)):
+        for text, best in zip(sources, translator.hypotheses(sources, settings), strict=True):
+            for line in _format(text, next(numbers), best, as_json=as_json, with_scores=settings.n_best > 1):
                 print(line)
         sys.stdout.flush()
 
 
-def converse(translator: Translator, settings: SearchSettings) -> None:
-    """Translate what is typed, until an empty line or the end of input."""
-    print("Type a line to translate; an empty line ends.", file=sys.stderr)
-    while True:
-        try:
-            line = input("> ")
-        except EOFError:
-            return
-        if not line.strip():
-            return
-        print(translator.hypotheses([line], settings)[0][0].text)
-
-
 def print_scores(run: Path, src: str, ref: str | None, *, beam: int, length_penalty: float, save: Path | None) -> None:
     """Print all scores of a test text, and save its translations if asked to."""
-    pairs = list(TextSource(src, ref))
     settings = SearchSettings(beam_size=beam, length_penalty=length_penalty)
-    translations, scores = evaluate(load(run), pairs, settings)
+    pairs = list(_test_text(RunFolder(run).read_config().data, src, ref))
+    translations, scores = evaluate(load(run), pairs, settings, say=lambda text: print(text, file=sys.stderr))
     if save:
-        write_file(save, "".join(f"{_one_line(text)}\n" for text in translations))
+        write_file(save, as_lines(translations))
     print(f"{len(pairs):,} pairs, beam {beam}, length penalty {length_penalty:g}")
     print("\n".join(score_lines(scores)))
+
+
+def _test_text(data: DataConfig, src: str, ref: str | None) -> TextSource:
+    """A file of the same form as the training text is read as that was."""
+    if Path(src).is_file():
+        data = data.model_copy(update={"src_suffix": None, "tgt_suffix": None})
+    if Path(src).suffix != Path(data.train_data_path or "").suffix:
+        data = data.model_copy(update={"src_column": None, "tgt_column": None})
+    return source(data, src, ref)
 
 
 def _format(
@@ -90,23 +103,20 @@ def _format(
         yield json.dumps(
             {"line": number, "source": source, "translations": [asdict(t) for t in best]}, ensure_ascii=False
         )
-    elif with_scores:
-        yield from (f"{number}\t{translation.score:.4f}\t{_one_line(translation.text)}" for translation in best)
+        return
+    if best[0].source_cut:
+        print(
+            f"warning: line {number} is longer than the model reads: only its beginning is translated", file=sys.stderr
+        )
+    if with_scores:
+        yield from (f"{number}\t{translation.score:.4f}\t{one_line(translation.text)}" for translation in best)
     else:
-        if best[0].source_cut:
-            print(
-                f"warning: line {number} is longer than the model reads: only its beginning is translated",
-                file=sys.stderr,
-            )
-        yield _one_line(best[0].text)
-
-
-def _one_line(text: str) -> str:
-    """N lines in, N lines out, whatever the model writes."""
-    return text.replace("\n", " ").replace("\r", " ")
+        yield one_line(best[0].text)
 
 
 def _lines(file: Path | None) -> Iterator[str]:
     path = file or Path("stdin")
+    if file:
+        check_file(file)
     raws = read_lines(file) if file else (raw.removesuffix(b"\n").removesuffix(b"\r") for raw in sys.stdin.buffer)
     return (decode(raw, path=path, line=number) for number, raw in enumerate(raws, 1))

@@ -1,5 +1,6 @@
 """The demo: learn to read dates as people write them in many languages, from the bundled corpus, in minutes."""
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -7,9 +8,8 @@ from pathlib import Path
 from pytorch_dl.commands import converse
 from pytorch_dl.config import Config
 from pytorch_dl.data import dates_file
-from pytorch_dl.dataset.text_files import TextSource
 from pytorch_dl.generation.generate import SearchSettings
-from pytorch_dl.run import begin, evaluate_run, train
+from pytorch_dl.run import begin, finish
 from pytorch_dl.training.progress import Progress, duration
 from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.translator import load
@@ -54,12 +54,12 @@ def demonstrate(out: Path) -> None:
     progress, folder = Progress(), RunFolder(out)
     started = time.monotonic()
     if not folder.config.exists():
-        begin(demo_config(), out, progress=progress, checked=True)
-    train(folder, progress=progress)
-    progress.say(f"training took {duration(time.monotonic() - started)}")
-    scores = evaluate_run(folder, beam_size=1, progress=progress)
-    match = next(score.value for score in scores if score.name == "exact match")
-    print(f"exact match {match:.1f} % on {len(list(TextSource(str(dates_file('test'))))):,} held-out pairs\n")
+        begin(demo_config(), out, progress=progress, beam_size=1)
+    finish(folder, progress=progress)
+    progress.say(f"this took {duration(time.monotonic() - started)}")
+    report = json.loads(folder.report.read_bytes())
+    match = next(score["value"] for score in report["scores"] if score["name"] == "exact match")
+    print(f"exact match {match:.1f} % on {report['pairs']:,} held-out pairs\n")
     translator = load(out)
     width = max(len(line) for line in LINES)
     for line, translation in zip(LINES, translator.translate(LINES), strict=True):

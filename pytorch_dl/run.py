@@ -3,9 +3,11 @@
 Every part leaves its result in the run folder and finds it there again, so a run that was killed anywhere goes on.
 """
 
+import contextlib
 import itertools
 import json
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,8 +17,9 @@ from pytorch_dl.config import Config
 from pytorch_dl.dataset.check import CheckReport, check
 from pytorch_dl.dataset.efficient_dataloader import DataModule, RecordedText, Texts, source, texts_of
 from pytorch_dl.dataset.text_files import PairStream, TextPair
+from pytorch_dl.dataset.text_pair import Fault
 from pytorch_dl.dataset.tokenizer import TokenizerPair, build_tokenizers
-from pytorch_dl.errors import CheckpointError, DataError
+from pytorch_dl.errors import CheckpointError, DataError, Interrupted
 from pytorch_dl.evaluation.metrics import Score, bleu, chrf, exact_match
 from pytorch_dl.evaluation.report import score, score_lines, write_report
 from pytorch_dl.files import RunLock, damage, new_folder, remove_leftovers, write_file, write_json
@@ -39,18 +42,30 @@ def check_texts(config: Config) -> CheckReport:
     return check(train, val or None)
 
 
-def begin(config: Config, out: Path, *, progress: Progress, checked: bool) -> RunFolder:
-    """Begin a run in the folder `out`: with `checked`, only when the texts would not train garbage."""
+def begin(config: Config, out: Path, *, progress: Progress, beam_size: int | None) -> RunFolder:
+    """Begin a run in the folder `out`.
+
+    With a `beam_size` its texts are checked now and it is evaluated at its end; None does neither.
+    """
     folder = RunFolder(out)
-    if checked:
-        report = check_texts(config)
-        for line in report.lines():
-            progress.say(line)
-        if report.errors:
-            more = f" (and {len(report.errors) - 1} more)" if len(report.errors) > 1 else ""
-            raise DataError(f"{report.errors[0]}{more}", fix="mend the text; `pytorch-dl check` shows all findings")
-    folder.create(config)
+    folder.refuse_another()
+    if beam_size:
+        _check_before(config, progress.say)
+    folder.create(config, beam_size=beam_size)
     return folder
+
+
+def finish(folder: RunFolder, *, progress: Progress) -> None:
+    """Do what is left of a begun run: training, and the evaluation where it was asked for."""
+    with _resumable(folder):
+        beam_size = folder.read_beam_size()
+        train(folder, progress=progress)
+        if beam_size and not folder.report.exists():
+            try:
+                evaluate_run(folder, beam_size=beam_size, progress=progress)
+            except DataError as error:  # texts were checked at the beginning: they are gone
+                progress.say(f"not evaluated: {error}")
+    progress.say(f"translate with: pytorch-dl translate {folder.path}")
 
 
 def train(folder: RunFolder, *, progress: Progress) -> None:
@@ -62,7 +77,6 @@ def train(folder: RunFolder, *, progress: Progress) -> None:
     with RunLock(folder.path):
         remove_leftovers(folder.path)
         data = _prepare(folder, config, progress.say)
-        config.model.pad_token_id = data.tokenizers.tgt.pad_id
         model = build_model(config, data.tokenizers)
         progress.say(f"model: {model.num_parameters():,} parameters on {next(model.parameters()).device}")
         val = data.val_dataloader()
@@ -87,22 +101,18 @@ def train(folder: RunFolder, *, progress: Progress) -> None:
 def evaluate_run(folder: RunFolder, *, beam_size: int, progress: Progress) -> list[Score]:
     """Score the finished run on its test text, or on its validation text without one, and write the report."""
     config = folder.read_config()
-    data = config.data
-    if data.test_data_path:
-        name, pairs = "test", list(source(data, data.test_data_path, data.test_tgt_path))
-    else:
-        val = texts_of(data, seed=config.system.seed).val
-        name, pairs = "validation", [pair for stream in val for pair in stream]
+    name, pairs = _evaluation_text(config)
     if not pairs:
         progress.say("no test or validation text: nothing to evaluate")
         return []
     settings = SearchSettings(beam_size=beam_size)
-    translations, scores = evaluate(load(folder.path, device=config.system.device), pairs, settings)
+    translator = load(folder.path, device=config.system.device)
+    translations, scores = evaluate(translator, pairs, settings, say=progress.say)
     facts = {"text": name, "pairs": len(pairs), "beam_size": beam_size, "length_penalty": settings.length_penalty}
     samples = [
         (pair.src, pair.tgt, text) for pair, text in itertools.islice(zip(pairs, translations, strict=True), SAMPLES)
     ]
-    write_file(folder.path / f"{name}.translations.txt", "".join(f"{text}\n" for text in translations))
+    write_file(folder.path / f"{name}.translations.txt", as_lines(translations))
     write_report(folder.path, scores, samples, facts=facts)
     progress.say(f"{name} text, {len(pairs):,} pairs, beam {beam_size}:")
     for line in score_lines(scores):
@@ -111,33 +121,69 @@ def evaluate_run(folder: RunFolder, *, beam_size: int, progress: Progress) -> li
 
 
 def evaluate(
-    translator: Translator, pairs: Sequence[TextPair], settings: SearchSettings
+    translator: Translator, pairs: Sequence[TextPair], settings: SearchSettings, *, say: Say
 ) -> tuple[list[str], list[Score]]:
-    """Translate the sources of pairs and score the translations against their targets."""
+    """Translate the sources of pairs and score the translations against their targets; `say` is told of oddities."""
     translations = [best[0].text for best in translator.hypotheses([pair.src for pair in pairs], settings)]
-    nll, num_tokens = translator.negative_log_likelihood(pairs)
+    nll, num_tokens, left_out = translator.negative_log_likelihood(pairs)
+    if left_out:
+        limit = translator.model.max_seq_len
+        say(
+            f"warning: {left_out:,} of {len(pairs):,} pairs are longer than the model reads ({limit} tokens): "
+            "translated from their beginning, and left out of the perplexity"
+        )
     return translations, score(translations, [pair.tgt for pair in pairs], nll=nll, num_tokens=num_tokens)
+
+
+def as_lines(translations: Sequence[str]) -> str:
+    """One line for each, whatever the model wrote."""
+    return "".join(f"{one_line(text)}\n" for text in translations)
+
+
+def one_line(text: str) -> str:
+    """A text without line ends."""
+    return text.replace("\n", " ").replace("\r", " ")
+
+
+@contextlib.contextmanager
+def _resumable(folder: RunFolder) -> Iterator[None]:
+    """Tell who interrupts a run that it can go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted", where=str(folder.path), fix=f"go on with `pytorch-dl resume {folder.path}`"
+        ) from None
+
+
+def _check_before(config: Config, say: Say) -> None:
+    report = check_texts(config)
+    for line in report.lines():
+        say(line)
+    if report.errors:
+        more = f" (and {len(report.errors) - 1} more)" if len(report.errors) > 1 else ""
+        raise DataError(f"{report.errors[0]}{more}", fix="mend the text; `pytorch-dl check` shows all findings")
+    if config.data.test_data_path:
+        _evaluation_text(config)  # a fault in it shows now rather than after the training
+
+
+def _evaluation_text(config: Config) -> tuple[str, list[TextPair]]:
+    """The test text where there is one, else the validation text; and which of them it is."""
+    data = config.data
+    if data.test_data_path:
+        return "test", list(source(data, data.test_data_path, data.test_tgt_path))
+    val = texts_of(data, seed=config.system.seed).val
+    return "validation", [pair for stream in val for pair in stream]
 
 
 def _prepare(folder: RunFolder, config: Config, say: Say) -> DataModule:
     """Tokenizers and token stores, found in the folder or made."""
-    texts = _same_texts(folder, config)
-    if damage(folder.tokenizer) is None:
-        tokenizers = TokenizerPair.load(folder.tokenizer)
-    else:
-        tokenizers = build_tokenizers(
-            texts.train,
-            name=config.data.tokenizer_name,
-            vocab_size=config.data.vocab_size,
-            shared=config.data.shared_vocabulary,
-            report=say,
-        )
-        tokenizers.save(folder.tokenizer)
+    texts = _same_texts(folder, config, say)
     data = DataModule(
         data=config.data,
         batch_size=config.training.batch_size,
         seed=config.system.seed,
-        tokenizers=tokenizers,
+        tokenizers=_tokenizers(folder, config, texts, say),
         texts=texts,
         cache_dir=config.data.cache_dir or folder.cache,
         report=say,
@@ -146,25 +192,50 @@ def _prepare(folder: RunFolder, config: Config, say: Say) -> DataModule:
     return data
 
 
-def _same_texts(folder: RunFolder, config: Config) -> Texts:
+def _tokenizers(folder: RunFolder, config: Config, texts: Texts, say: Say) -> TokenizerPair:
+    """Those of the folder, which must be whole once a model was trained with them."""
+    if damage(folder.tokenizer) is None or ckpt.checkpoints(folder.checkpoints):
+        return TokenizerPair.load(folder.tokenizer)
+    tokenizers = build_tokenizers(
+        texts.train,
+        name=config.data.tokenizer_name,
+        vocab_size=config.data.vocab_size,
+        shared=config.data.shared_vocabulary,
+        report=say,
+    )
+    tokenizers.save(folder.tokenizer)
+    return tokenizers
+
+
+def _same_texts(folder: RunFolder, config: Config, say: Say) -> Texts:
     """The texts, which must be those that the run began with; the token stores do in place of texts that are gone."""
     recorded = _recorded_texts(folder)
     try:
         texts = texts_of(config.data, seed=config.system.seed)
         now = {side: [_record(text) for text in getattr(texts, side)] for side in Texts._fields}
-    except DataError:
+    except DataError as error:
         if recorded is None:
             raise
-        return Texts(*([*recorded[side]] for side in Texts._fields))
-    if recorded is None:
+        if not (isinstance(error, Fault) and error.kind == "file"):
+            raise _changed(folder, str(error)) from None
+        say(f"the text cannot be read, its prepared form does instead: {error.where}: {error.what}")
+        return Texts([*recorded["train"]], [*recorded["val"]])
+    if now != recorded:
+        if recorded and ckpt.checkpoints(folder.checkpoints):
+            raise _changed(folder, _first_change(recorded, now))
+        if recorded:
+            say("the text has changed before the first checkpoint: it is prepared anew")
+        shutil.rmtree(folder.tokenizer, ignore_errors=True)  # that of the other text
         write_json(folder.data, {side: [asdict(text) for text in now[side]] for side in Texts._fields})
-    elif now != recorded:
-        raise CheckpointError(
-            f"the text has changed since the run began: {_first_change(recorded, now)}",
-            where=str(folder.path),
-            fix="restore the text, or begin another run",
-        )
     return texts
+
+
+def _changed(folder: RunFolder, how: str) -> CheckpointError:
+    return CheckpointError(
+        f"the text has changed since the run began: {how}",
+        where=str(folder.path),
+        fix="restore the text, or begin another run",
+    )
 
 
 def _record(text: PairStream) -> RecordedText:

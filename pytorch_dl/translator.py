@@ -12,7 +12,8 @@ from pytorch_dl.dataset.batching import Lengths, Planner, Special, token_ids_of
 from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.dataset.text_files import TextPair
 from pytorch_dl.dataset.tokenizer import TokenizerPair
-from pytorch_dl.errors import CheckpointError, DataError
+from pytorch_dl.errors import CheckpointError, ConfigError, DataError
+from pytorch_dl.files import damage
 from pytorch_dl.generation.generate import SearchSettings, generate
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
@@ -77,24 +78,28 @@ class Translator:
             [Translation(next(texts), h.score, h.log_prob, h.finished, h.source_cut) for h in best] for best in found
         ]
 
-    def negative_log_likelihood(self, pairs: Sequence[TextPair]) -> tuple[float, int]:
-        """What the model gives the targets of pairs: the sum over all tokens, in nats, and the number of tokens."""
+    def negative_log_likelihood(self, pairs: Sequence[TextPair]) -> tuple[float, int, int]:
+        """What the model gives the targets of pairs: the sum over all tokens, in nats, and the number of tokens.
+
+        The third is the number of pairs that are longer than the model reads, which are left out.
+        """
         src, tgt = self.tokenizers.src, self.tokenizers.tgt
         src_ids = token_ids_of(src.encode_batch([pair.src for pair in pairs]))
         tgt_ids = token_ids_of(tgt.encode_batch([pair.tgt for pair in pairs]))
         lengths = Lengths(np.diff(src_ids.offsets) + 1, np.diff(tgt_ids.offsets) + 1)
-        longest = int(np.maximum(lengths.src, lengths.tgt).max())
-        if longest > self.model.max_seq_len:
+        longest = np.maximum(lengths.src, lengths.tgt)
+        kept = np.flatnonzero(longest <= self.model.max_seq_len)
+        if not len(kept):
             raise DataError(
-                f"a line has {longest} tokens, the model reads at most {self.model.max_seq_len}",
-                fix="shorten it, or train with a larger model.max_seq_len",
+                f"all {len(pairs):,} pairs are longer than the model reads, {self.model.max_seq_len} tokens",
+                fix="shorten them, or train with a larger model.max_seq_len",
             )
         planner = Planner(
             lengths,
-            np.arange(len(pairs)),
+            kept,
             [(0, len(pairs), 1.0)],
             seed=0,
-            max_tokens=max(self.max_tokens_per_batch, longest),
+            max_tokens=max(self.max_tokens_per_batch, int(longest[kept].max())),
         )
         loader = BatchLoader(
             planner,
@@ -106,45 +111,49 @@ class Translator:
             prefetch=1,
             pin_memory=False,
         )
-        return validation_nll(self.model, loader, precision="fp32", poll=lambda: None)
+        nll, num_tokens = validation_nll(self.model, loader, precision="fp32", poll=lambda: None)
+        return nll, num_tokens, len(pairs) - len(kept)
 
 
 def build_model(config: Config, tokenizers: TokenizerPair) -> OptimizedTransformer:
-    """The untrained model of a config, which is a function of its seed."""
+    """The untrained model of a config and its tokenizers, which is a function of its seed."""
     torch.manual_seed(config.system.seed)
+    shape = {**config.model.__dict__, "pad_token_id": tokenizers.tgt.pad_id}
     return OptimizedTransformer(
-        src_vocab_size=tokenizers.src.vocab_size,
-        tgt_vocab_size=tokenizers.tgt.vocab_size,
-        **config.model.__dict__,
+        src_vocab_size=tokenizers.src.vocab_size, tgt_vocab_size=tokenizers.tgt.vocab_size, **shape
     ).to(choose_device(config.system.device))
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of `system.device`: the GPU when there is one, and auto asks for it."""
-    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
+    """The device of `system.device`: auto is the GPU when there is one."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"unknown device {name!r}", fix="give auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("the device cuda is asked for, but torch finds no GPU", fix="give auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def load(run: str | Path, *, device: str = "auto") -> Translator:
     """Load the finished model of a run folder; of an unfinished run, the best checkpoint so far."""
     folder = RunFolder(Path(run))
     config = folder.read_config()
-    config.system.device = device  # type: ignore[assignment]
+    place = choose_device(device)
+    config.system.device = "cpu"  # where the weights come to first
     tokenizers = TokenizerPair.load(folder.tokenizer)
     model = build_model(config, tokenizers)
     weights, where = _weights(folder)
     ckpt.load_weights(model, weights, where=where)
-    return Translator(model.eval(), tokenizers)
+    return Translator(model.to(place).eval(), tokenizers)
 
 
 def _weights(folder: RunFolder) -> tuple[dict[str, torch.Tensor], str]:
     if folder.is_finished:
         return ckpt.read_tensors(folder.model / ckpt.MODEL), str(folder.model)
+    go_on = f"go on with `pytorch-dl resume {folder.path}`"
+    if folder.model.exists():
+        raise CheckpointError(str(damage(folder.model)), where=str(folder.model), fix=go_on)
     newest = ckpt.newest_valid(folder.checkpoints, lambda _: None)
     if newest is None:
-        raise CheckpointError(
-            "the run has no trained model yet",
-            where=str(folder.path),
-            fix=f"go on with `pytorch-dl resume {folder.path}`",
-        )
+        raise CheckpointError("the run has no trained model yet", where=str(folder.path), fix=go_on)
     state = TrainState.from_json(ckpt.read_state(newest), where=str(newest))
     return ckpt.weights_of(folder.checkpoints, state.best_step or state.step), str(folder.checkpoints)

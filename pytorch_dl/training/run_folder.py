@@ -5,9 +5,11 @@ tokenizer/         of both sides                       data.json         fingerp
 checkpoints/       the newest ones and the best        cache/            prepared token stores
 metrics.jsonl      the record; timing.jsonl, tensorboard/ beside it
 model/             the weights for use, written at the end of training
+evaluation.json    how the run is evaluated at its end; without it, it is not
 report.json        scores of the evaluation, report.md for people
 """
 
+import json
 import os
 import platform
 import sys
@@ -58,20 +60,52 @@ class RunFolder:
         return self.path / "data.json"
 
     @property
+    def evaluation(self) -> Path:
+        """How the run is evaluated at its end."""
+        return self.path / "evaluation.json"
+
+    @property
+    def report(self) -> Path:
+        """Scores of the evaluation."""
+        return self.path / "report.json"
+
+    @property
     def is_finished(self) -> bool:
         """Whether training has ended and left its weights."""
         return damage(self.model) is None
 
-    def create(self, config: Config) -> None:
-        """Begin a run in a folder that holds none."""
+    def refuse_another(self) -> None:
+        """Raise when the folder holds a run already."""
         if self.config.exists():
             raise ConfigError(
                 "the folder already holds a run",
                 where=str(self.path),
                 fix=f"go on with `pytorch-dl resume {self.path}`, or choose another --out",
             )
+
+    def create(self, config: Config, *, beam_size: int | None) -> None:
+        """Begin a run in a folder that holds none, to be evaluated with `beam_size` at its end, or not at all."""
+        self.refuse_another()
         write_json(self.path / "environment.json", environment())
+        if beam_size:
+            write_json(self.evaluation, {"beam_size": beam_size})
         write_file(self.config, to_yaml(config))
+
+    def read_beam_size(self) -> int | None:
+        """Beams of the evaluation at the end of the run; None: there is none."""
+        try:
+            beam_size = json.loads(self.evaluation.read_bytes())["beam_size"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            beam_size = None
+        if not isinstance(beam_size, int) or beam_size < 1:
+            raise CheckpointError(
+                "expected a beam_size of at least 1",
+                where=str(self.evaluation),
+                fix='write {"beam_size": 5}, or delete the file to leave the evaluation out',
+            )
+        return beam_size
 
     def read_config(self) -> Config:
         """The configuration that the run was begun with."""
