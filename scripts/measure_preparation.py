@@ -1,7 +1,7 @@
-"""Measure the memory that preparing text takes: `python scripts/measure_preparation.py --out measurement.json`.
+"""Measure the memory of preparing and training: `python scripts/measure_preparation.py --out measurement.json`.
 
-Writes synthetic pairs (Zipf words, 5 to 30 to a sentence) to two files, then trains a tokenizer on them and builds the
-token store. Prints and writes JSON: pairs, seconds, rss_imports_mb, peak_rss_mb and above_imports_mb. Linux only.
+Writes synthetic pairs (Zipf words, 5 to 30 to a sentence) to two files, then does what a run does: tokenizer, token
+store, some steps of training. Prints and writes JSON with the seconds and the peaks of resident memory. Linux only.
 """
 
 import argparse
@@ -15,9 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from pytorch_dl import files
-from pytorch_dl.dataset.text_files import TextSource
-from pytorch_dl.dataset.token_store import TokenStore, open_or_build
-from pytorch_dl.dataset.tokenizer import build_tokenizers
+from pytorch_dl.config import get_config
+from pytorch_dl.config.load import with_values
+from pytorch_dl.dataset.efficient_dataloader import DataModule
+from pytorch_dl.training.run_folder import environment
+from pytorch_dl.training.trainer import create_trainer
+from pytorch_dl.translator import build_model
 
 SEED = 1
 DISTINCT_WORDS = 500_000
@@ -35,37 +38,41 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=2_000_000)
     parser.add_argument("--tokenizer", default="bpe", help="bpe, unigram, char or byte")
     parser.add_argument("--vocab-size", type=int, default=32_000)
+    parser.add_argument("--train-steps", type=int, default=50)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     arguments = parser.parse_args()
 
-    rss_imports = memory_mb("VmRSS")
+    measured = {"pairs": arguments.pairs, "rss_imports_mb": memory_mb("VmRSS")}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         writer = multiprocessing.get_context("spawn").Process(target=write_pairs, args=(folder, arguments.pairs))
         writer.start()  # a process of its own, so that its memory does not count
         writer.join()
         Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to the present memory
+        config = with_values(
+            get_config("nano"),
+            {
+                "data.train_data_path": str(folder / "train.src"),
+                "data.train_tgt_path": str(folder / "train.tgt"),
+                "data.tokenizer_name": arguments.tokenizer,
+                "data.vocab_size": arguments.vocab_size,
+                "training.max_steps": arguments.train_steps,
+            },
+        )
         start = time.perf_counter()
-        store = prepare(folder, tokenizer=arguments.tokenizer, vocab_size=arguments.vocab_size)
-        seconds = time.perf_counter() - start
-        peak = memory_mb("VmHWM")
-        assert len(store) == arguments.pairs
-    measured = {
-        "pairs": arguments.pairs,
-        "seconds": round(seconds, 1),
-        "rss_imports_mb": round(rss_imports, 1),
-        "peak_rss_mb": round(peak, 1),
-        "above_imports_mb": round(peak - rss_imports, 1),
-    }
-    print(json.dumps(measured))
-    files.write_json(arguments.out, measured)
-
-
-def prepare(folder: Path, *, tokenizer: str, vocab_size: int) -> TokenStore:
-    """Do what a run does before its first step."""
-    source = TextSource(str(folder / "train.src"), str(folder / "train.tgt"))
-    pair = build_tokenizers([source], name=tokenizer, vocab_size=vocab_size, shared=True, report=print)
-    return open_or_build([source], pair, cache_dir=folder / "cache", report=print)
+        data = DataModule(data=config.data, cache_dir=folder / "cache")
+        data.setup()
+        measured |= {"prepare_seconds": time.perf_counter() - start, "prepare_peak_rss_mb": memory_mb("VmHWM")}
+        model = build_model(config, data.tokenizers)
+        trainer = create_trainer(
+            model=model, train_dataloader=data.train_dataloader(), config=config, run_dir=folder / "run"
+        )
+        trainer.train()
+        measured |= {"train_steps": trainer.state.step, "peak_rss_mb": memory_mb("VmHWM")}
+    measured["above_imports_mb"] = measured["peak_rss_mb"] - measured["rss_imports_mb"]
+    rounded = {name: round(value, 1) for name, value in measured.items()}
+    print(json.dumps(rounded))
+    files.write_json(arguments.out, {**rounded, **environment()})
 
 
 def write_pairs(folder: Path, pairs: int) -> None:
