@@ -79,6 +79,27 @@ def test_masks_are_unrelated(p: float) -> None:
         assert_unrelated(masks[:, 1:], others[:, :-1], f"{change} and the position before")
 
 
+def test_parities_of_several_features_are_unrelated() -> None:
+    signs = torch.stack([kept(0.5, pair=pair) for pair in range(60)]).double() * 2 - 1  # (60, T, d)
+    for offsets in ((0, 1, 2), (0, 1, 2, 3), (0, 4, 8), (0, 4, 8, 12), (0, 1, 4, 5), (0, 3, 4), (0, 16, 32, 48)):
+        product = torch.stack([signs.roll(offset, dims=-1) for offset in offsets]).prod(0)
+        assert abs(product.mean().item()) < 4 / math.sqrt(product.numel()), offsets
+    for product in (
+        signs[:, 1:] * signs[:, :-1] * signs[:, 1:].roll(1, dims=-1),
+        signs[1:] * signs[:-1] * signs[1:].roll(4, -1),
+    ):
+        assert abs(product.mean().item()) < 4 / math.sqrt(product.numel())
+
+
+@pytest.mark.parametrize("lane", range(4))
+def test_each_token_is_dropped_in_its_own_way(lane: int) -> None:
+    """Each of the four numbers of a hash must depend on many bits of the key, or tokens would share masks."""
+    keys = token_keys(5, torch.arange(4000).unsqueeze(1).expand(4000, 25), torch.arange(25).expand(4000, 25))
+    masks = dropout(torch.ones(4000, 25, 256), 0.5, training=True, keys=keys, site=0)[..., lane::4] != 0
+    numbers = (masks[..., :62].long() << torch.arange(62)).sum(-1)
+    assert numbers.unique().numel() == numbers.numel() == 100_000
+
+
 def test_no_two_dropouts_of_a_model_share_their_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Tensor] = []
     hashed = module._uniform16

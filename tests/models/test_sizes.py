@@ -56,6 +56,10 @@ def test_tied_matrices_are_one_and_counted_once() -> None:
     assert models["none"].output.weight is not models["none"].tgt_embedding.weight
 
 
+def test_source_and_target_learn_their_own_positions() -> None:
+    assert small(positions="learned").num_parameters() - small().num_parameters() == 2 * 32 * 16
+
+
 def test_two_vocabularies_have_their_own_sizes() -> None:
     model = small(src_vocab_size=31, tgt_vocab_size=11, tie_embeddings="decoder")
     assert model(torch.tensor([[30, 1]]), torch.tensor([[10, 3, 2]])).shape == (1, 3, 11)
