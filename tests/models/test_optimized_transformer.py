@@ -188,7 +188,7 @@ def test_a_row_longer_than_the_model_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning", "ignore:The .grad attribute:UserWarning")
 def test_compiled_layers_are_the_same_in_loss_and_gradients() -> None:
     model = small(dropout=0.3)
     src, tgt, labels = sides([random_pairs(4)], src_width=28, tgt_width=28)
