@@ -22,6 +22,7 @@ USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # of click, which new releases
 
 app = typer.Typer(
     help="Train encoder-decoder Transformers from scratch on your own text pairs.",
+    epilog="The word --debug anywhere in a command shows where an error comes from.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -41,7 +42,7 @@ Split = Annotated[str | None, typer.Option(metavar="N", help="Hold N pairs out o
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML or JSON file with settings.")]
 Preset = Annotated[str | None, typer.Option(help="Template to start from; `pytorch-dl config show` lists them.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Settings, over file and template.")
+    list[str] | None, typer.Argument(metavar="section.key=value", help="Settings, over file and template.")
 ]
 Out = Annotated[Path | None, typer.Option(help="Run folder; runs/DATE-TIME when left out.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, the --out of a run.")]
@@ -240,9 +241,14 @@ def execute(arguments: list[str], *, debug: bool = False) -> int:
     """Run a command line, and turn whatever ends it into an exit code and, for errors, one line on stderr."""
     try:
         _refuse_other_encodings(arguments)
-        return int(app(arguments, standalone_mode=False, prog_name="pytorch-dl") or 0)
-    except BrokenPipeError:  # the reader has enough, as in `| head`
-        return 0
+        code = int(app(arguments, standalone_mode=False, prog_name="pytorch-dl") or 0)
+        if code == 128 + signal.SIGINT:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
+        return code
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # the reader has enough, as in `| head`; typer makes it 1
+            return 0
+        raise
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()

@@ -1,0 +1,22 @@
+"""One finished run that the tests of the command line read, and never write to."""
+
+import os
+from pathlib import Path
+
+import pytest
+from tiny_runs import TINY, write_tsv
+
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # before torch is loaded, as the command line does: equal bits
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished `run` on text.tsv, which lies beside it."""
+    from pytorch_dl.cli import execute
+
+    folder = tmp_path_factory.mktemp("tiny")
+    text = write_tsv(folder / "text.tsv")
+    assert (
+        execute(["run", "--src", str(text), "--split", "12", "--out", str(folder / "run"), "--beam", "2", *TINY]) == 0
+    )
+    return folder / "run"
