@@ -14,11 +14,11 @@ from pytorch_dl.dataset.compression import check_file
 from pytorch_dl.dataset.efficient_dataloader import source
 from pytorch_dl.dataset.text_files import TextSource
 from pytorch_dl.dataset.text_lines import decode, read_lines
-from pytorch_dl.errors import ConfigError, DataError
+from pytorch_dl.errors import ConfigError
 from pytorch_dl.evaluation.report import score_lines
 from pytorch_dl.files import write_file
 from pytorch_dl.generation.generate import SearchSettings
-from pytorch_dl.run import as_lines, check_texts, evaluate, one_line
+from pytorch_dl.run import as_lines, check_texts, evaluate, one_line, refuse_errors
 from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.translator import Translation, Translator, load
 
@@ -29,8 +29,7 @@ def print_check(config: Config, *, as_json: bool) -> None:
     """Print the check's report; errors in the text end with the exit code of faulty data."""
     report = check_texts(config)
     print(json.dumps(report.to_json(), ensure_ascii=False, indent=2) if as_json else "\n".join(report.lines()))
-    if report.errors:
-        raise DataError(f"{len(report.errors)} errors, first: {report.errors[0]}", fix="mend the text")
+    refuse_errors(report)
 
 
 def translate_lines(

@@ -42,6 +42,14 @@ def check_texts(config: Config) -> CheckReport:
     return check(train, val or None)
 
 
+def refuse_errors(report: CheckReport) -> None:
+    """Raise the first error that a check found."""
+    if report.errors:
+        what, _, fix = report.errors[0].partition(" Fix: ")
+        more = f" (and {len(report.errors) - 1} more)" if len(report.errors) > 1 else ""
+        raise DataError(f"{what.rstrip('.')}{more}", fix=fix or "mend the text; `pytorch-dl check` shows all findings")
+
+
 def begin(config: Config, out: Path, *, progress: Progress, beam_size: int | None) -> RunFolder:
     """Begin a run in the folder `out`.
 
@@ -160,9 +168,7 @@ def _check_before(config: Config, say: Say) -> None:
     report = check_texts(config)
     for line in report.lines():
         say(line)
-    if report.errors:
-        more = f" (and {len(report.errors) - 1} more)" if len(report.errors) > 1 else ""
-        raise DataError(f"{report.errors[0]}{more}", fix="mend the text; `pytorch-dl check` shows all findings")
+    refuse_errors(report)
     if config.data.test_data_path:
         _evaluation_text(config)  # a fault in it shows now rather than after the training
 
@@ -220,7 +226,7 @@ def _same_texts(folder: RunFolder, config: Config, say: Say) -> Texts:
             raise _changed(folder, str(error)) from None
         say(f"the text cannot be read, its prepared form does instead: {error.where}: {error.what}")
         return Texts([*recorded["train"]], [*recorded["val"]])
-    if now != recorded:
+    if _sums(now) != _sums(recorded):
         if recorded and ckpt.checkpoints(folder.checkpoints):
             raise _changed(folder, _first_change(recorded, now))
         if recorded:
@@ -242,10 +248,15 @@ def _record(text: PairStream) -> RecordedText:
     return RecordedText(text.name, text.weight, text.fingerprint())
 
 
+def _sums(texts: Record | None) -> dict[str, list[str]] | None:
+    """What must stay the same: the contents, wherever the files lie."""
+    return texts and {side: [text.sha256 for text in texts[side]] for side in texts}
+
+
 def _first_change(recorded: Record, now: Record) -> str:
     for side in Texts._fields:
         for old, new in itertools.zip_longest(recorded[side], now[side]):
-            if old != new:
+            if (old and old.sha256) != (new and new.sha256):
                 name = (new or old).name
                 before, after = (text.sha256[:12] if text else "none" for text in (old, new))
                 return f"{name} has the fingerprint {after}, expected {before}"
