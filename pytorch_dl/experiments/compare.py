@@ -8,6 +8,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pytorch_dl.errors import ConfigError, DataError
 
@@ -99,14 +100,7 @@ def compare_translations(
     first = next(iter(systems.values()))
     least = {name: least_p_value(first, lines) for name, lines in systems.items()}
     scores = [
-        SystemScore(
-            name,
-            metric,
-            r.score,
-            float(r.mean),
-            float(r.ci),
-            None if r.p_value is None else max(r.p_value, least[name]),
-        )
+        SystemScore(name, metric, r.score, float(r.mean), float(r.ci), _p_value(r, results[metric][0], least[name]))
         for metric in signatures
         for name, r in zip(results["System"], results[metric], strict=True)
     ]
@@ -114,13 +108,19 @@ def compare_translations(
 
 
 def least_p_value(first: Sequence[str], second: Sequence[str]) -> float:
-    """What shuffling can show at best: of n lines that differ, all 2^n swaps are alike likely, two of them extreme.
-
-    sacrebleu does not count shuffles that equal the observed difference, and so gives a p-value near 0 to two systems
-    that differ in one line, or in none.
-    """
-    differing = sum(a != b for a, b in zip(first, second, strict=True))
+    """What shuffling can show at best: of n differing lines, all 2^n swaps are equally likely, and two are extreme."""
+    differing = sum(a.split() != b.split() for a, b in zip(first, second, strict=True))
     return min(1.0, 2.0 ** (1 - differing))
+
+
+def _p_value(result: Any, first: Any, least: float) -> float | None:
+    """sacrebleu's, corrected: it does not count shuffles that equal the observed difference.
+
+    So it gives a p-value near 0 to two systems that differ in one line, or in none.
+    """
+    if result.p_value is None:
+        return None
+    return 1.0 if result.score == first.score else max(float(result.p_value), least)
 
 
 def _p(value: float) -> str:

@@ -119,6 +119,14 @@ def test_identical_systems_show_no_difference():
     ]
 
 
+def test_spaces_make_no_difference():
+    spaced = [f" {line.replace(' ', '  ')}" for line in REFERENCES]
+    assert least_p_value(REFERENCES, spaced) == 1.0
+    other = [line.replace("the", "the,") for line in SYSTEMS["relu"]]  # what BLEU's tokeniser takes apart
+    found = compare_translations(REFERENCES, {"a": [line.replace(",", " ,") for line in other], "b": other}, trials=50)
+    assert found.scores[1].value == found.scores[0].value and found.scores[1].p_value == 1.0
+
+
 @pytest.mark.parametrize(("differing", "p"), [(0, 1.0), (1, 1.0), (2, 0.5), (5, 0.0625), (6, 0.03125)])
 def test_few_differing_lines_show_nothing(differing, p):
     worse = ["nothing right here"] * differing + REFERENCES[differing:]
