@@ -3,22 +3,20 @@
 Heavy imports wait until a command needs them, so that help and completion are quick.
 """
 
-import errno
 import os
 import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pytorch_dl.errors import ConfigError, Interrupted, ResourceError, UserError
+from pytorch_dl.errors import ConfigError
+from pytorch_dl.failures import told
 
 if TYPE_CHECKING:
     from pytorch_dl.config import Config
-
-USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # of click, which new releases of typer hold within them
 
 app = typer.Typer(
     help="Train encoder-decoder Transformers from scratch on your own text pairs.",
@@ -252,32 +250,10 @@ def execute(arguments: list[str], *, debug: bool = False) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
-        line, exit_code = _told(error)
+        line, exit_code = told(error)
         if line:
             print(f"pytorch-dl: error: {' '.join(line.split())}", file=sys.stderr)
         return exit_code
-
-
-def _told(error: BaseException) -> tuple[str, int]:
-    """The line and the exit code of what ended a command; of shown help, no line."""
-    if isinstance(error, UserError):
-        return str(error), error.exit_code
-    if isinstance(error, USAGE_ERROR):
-        line = error.format_message().rstrip(".")
-        command = error.ctx.command_path if error.ctx else "pytorch-dl"
-        return line and f"{line}{'' if line.endswith('?') else '.'} Fix: see `{command} --help`.", ConfigError.exit_code
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return "interrupted before anything had to be saved. Fix: run it again.", Interrupted.exit_code
-    if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
-        fix = "lower data.max_tokens_per_batch, or the size of the model"
-        return f"out of memory. Fix: {fix}.", ResourceError.exit_code
-    if isinstance(error, ImportError):
-        return str(error), ConfigError.exit_code
-    if isinstance(error, OSError) and error.errno:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        what = "no space left on the disk" if full else error.strerror
-        return f"{error.filename or 'input or output'}: {what}. Fix: mend it and run again.", ResourceError.exit_code
-    return f"internal error, please report it: {type(error).__name__}: {error}. Fix: see it with --debug.", 1
 
 
 def _refuse_other_encodings(arguments: list[str]) -> None:

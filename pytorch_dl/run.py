@@ -250,7 +250,7 @@ def _record(text: PairStream) -> RecordedText:
 
 def _sums(texts: Record | None) -> dict[str, list[str]] | None:
     """What must stay the same: the contents, wherever the files lie."""
-    return texts and {side: [text.sha256 for text in texts[side]] for side in texts}
+    return {side: [text.sha256 for text in texts[side]] for side in texts} if texts else None
 
 
 def _first_change(recorded: Record, now: Record) -> str:

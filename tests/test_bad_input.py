@@ -174,7 +174,7 @@ CONFIGS = [
     case("alias", write("c.yaml", "model: &a {}\ndata: *a"), "train c.yaml", 2, "c.yaml:1: anchors and aliases"),
     case("deep", write("c.yaml", "[" * 5000), "train c.yaml", 2, "c.yaml:1: nested deeper than 20 levels"),
     case("section", write("c.yaml", "modle: {}"), "train c.yaml", 2, "c.yaml:1: unknown setting 'modle'", "'model'"),
-    case("key", write("c.yaml", "\nmodel:\n  d_modl: 8"), "train c.yaml", 2, "c.yaml:3", "did you mean 'model.d_model'"),
+    case("key", write("c.yaml", "\nmodel:\n  d_modl: 8"), "train c.yaml", 2, "yaml:3", "did you mean 'model.d_model'"),
     case("place", write("c.yaml", "model: {batch_size: 8}"), "train c.yaml", 2, "did you mean 'training.batch_size'"),
     case("type", write("c.yaml", "model:\n  d_model: wide"), "train c.yaml", 2, "c.yaml:2: model.d_model", "'wide'"),
     case("choice", nothing, RUN + "model.activation=tanh", 2, "one of relu, gelu, swiglu, geglu, got 'tanh'"),
