@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,15 @@ from pytorch_dl.errors import ResourceError
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".tmp-"
+_ASIDE = ".old-"
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell the system's error number
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_WAYS_OUT = {
+    **dict.fromkeys(_DISK_FULL, "free some space and run again"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a folder that you may write to"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR), "choose another folder"),
+    errno.EIO: "check the disk and run again",
+}
 
 
 def write_file(path: Path, content: bytes | str) -> None:
@@ -68,23 +78,28 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def damage(path: Path) -> str | None:
     """Say what is wrong with a folder made by `new_folder`, or None when each file is as its manifest says."""
+    if not (path / MANIFEST).is_file():
+        return f"{MANIFEST} is missing"
     try:
         sums = json.loads((path / MANIFEST).read_bytes())
-    except FileNotFoundError:
-        return f"{MANIFEST} is missing"
     except (OSError, ValueError, RecursionError) as error:
         return f"{MANIFEST} cannot be read ({error})"
     if not isinstance(sums, dict):
         return f"{MANIFEST} is not a JSON object"
-    for name, expected in sums.items():
-        file = path / name
+    found = (_file_damage(path, name, expected) for name, expected in sums.items())
+    return next((problem for problem in found if problem), None)
+
+
+def _file_damage(folder: Path, name: str, expected: object) -> str | None:
+    file = folder / name
+    try:
         if ".." in Path(name).parts or Path(name).is_absolute() or file.is_symlink():
             return f"{MANIFEST} names {name!r}, which lies outside the folder"
         if not file.is_file():
             return f"{name} is missing"
-        if sha256(file) != expected:
-            return f"{name} does not match its checksum"
-    return None
+        return None if sha256(file) == expected else f"{name} does not match its checksum"
+    except OSError as error:
+        return f"{name} cannot be read ({error.strerror})"
 
 
 def sha256(path: Path) -> str:
@@ -94,7 +109,13 @@ def sha256(path: Path) -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files and folders that a killed process left in `folder`."""
+    """Delete what a killed process left in `folder`; a folder that had just stepped aside comes back."""
+    for aside in folder.glob(f"{_ASIDE}*"):
+        path = folder / aside.name.removeprefix(_ASIDE).rpartition(".")[0]
+        if path.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            os.rename(aside, path)
     for leftover in folder.glob(f"{_TEMPORARY}*"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -117,14 +138,17 @@ def _sync_file(path: Path) -> None:
 
 def _replace_folder(temporary: Path, path: Path) -> None:
     sync_folder(temporary)
+    aside = path.with_name(f"{_ASIDE}{path.name}.{os.getpid()}")
     if path.exists():  # a folder cannot be renamed over a filled one: the old one steps aside first
-        aside = path.with_name(f"{_TEMPORARY}old-{path.name}.{os.getpid()}")
         os.rename(path, aside)
+    try:
         os.rename(temporary, path)
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        os.rename(temporary, path)
+    except OSError:
+        if aside.exists():
+            os.rename(aside, path)
+        raise
     sync_folder(path.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -132,20 +156,20 @@ def _disk_errors(path: Path) -> Iterator[None]:
     """Turn the system's refusal to write into one line that names the file and the way out."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise ResourceError(
-                "no space left on the disk", where=str(path), fix="free some space and run again"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise ResourceError(
-                "cannot write here", where=str(path), fix="choose a folder that you may write to"
-            ) from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-            raise ResourceError(
-                f"cannot write here: {error.strerror}", where=str(path), fix="choose another folder"
-            ) from error
-        raise
+    except Exception as error:
+        number = _system_error(error)
+        if number not in _WAYS_OUT:
+            raise
+        full = number in _DISK_FULL
+        what = "no space left on the disk" if full else f"cannot write here: {os.strerror(number)}"
+        raise ResourceError(what, where=str(path), fix=_WAYS_OUT[number]) from error
+
+
+def _system_error(error: Exception) -> int:
+    if isinstance(error, OSError):
+        return error.errno or 0
+    told = _RUST_ERROR.search(str(error))
+    return int(told[1]) if told else 0
 
 
 class RunLock:
@@ -159,7 +183,7 @@ class RunLock:
         import fcntl
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "a+")  # noqa: SIM115  held open for as long as the lock is
+        self._file = open(self.path, "a+")  # held open for as long as the lock is
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

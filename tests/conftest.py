@@ -1,4 +1,4 @@
-"""One finished run that the tests of the command line read, and never write to."""
+"""What all tests share: one thread, and a finished run that the tests of the command line read and never write to."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,14 @@ import pytest
 from tiny_runs import TINY, write_tsv
 
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # before torch is loaded, as the command line does: equal bits
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny tensors are slower on several threads, and their sums may have other bits."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ Shapes: B rows, S source, T target, P pairs in the fullest row.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pytorch_dl.dataset.bucketing import bucket_by_length
 from pytorch_dl.dataset.packing import Widths, pack_rows
+from pytorch_dl.errors import ConfigError, DataError
 
 IGNORED_LABEL = -100  # no loss at these positions
 Ints = NDArray[np.int64]
@@ -43,6 +44,9 @@ class Batch:
         tgt_in, labels = tgt[:, :-1], tgt[:, 1:]
         real = labels != pad_id
         src_segments = (src != pad_id).long()
+        if (empty := real.any(1) & ~src_segments.any(1)).any():
+            row = int(empty.nonzero()[0])
+            raise DataError(f"pair {first_pair + row} has a target but no source token", fix="leave it out")
         return cls(
             src=src,
             tgt_in=tgt_in,
@@ -74,7 +78,7 @@ class Batch:
         return self.src.numel() + self.tgt_in.numel()
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        tensors = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        tensors: dict[str, Any] = {name: change(v) for name, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **tensors)
 
 
@@ -131,10 +135,21 @@ class Planner:
     batch_size: int | None = None
     packed: bool = False
 
+    def __post_init__(self) -> None:
+        kept = self.lengths.take(self.kept)
+        longest = int(max(kept.src.max(initial=0), kept.tgt.max(initial=0)))
+        if self.batch_size is None and longest > self.max_tokens:
+            raise ConfigError(
+                f"a pair has {longest} tokens, but data.max_tokens_per_batch is {self.max_tokens}",
+                fix="raise it, or lower data.max_length",
+            )
+
     def plan(self, epoch: int) -> Plan:
         """The plan of one epoch; every kept pair of weight 1 is in it exactly once."""
         rng = np.random.default_rng([self.seed, epoch])
         pairs = rng.permutation(self._drawn(rng))
+        if not len(pairs):
+            raise DataError(f"no pair is drawn for epoch {epoch + 1}", fix="raise the weights of data.corpora")
         lengths = self.lengths.take(pairs)
         if self.packed:
             return self._packed(pairs, lengths, rng)
@@ -202,9 +217,9 @@ def collate(plan: Plan, index: int, src: TokenIds, tgt: TokenIds, special: Speci
     pair_ids = np.full((num_rows, max(1, int(slots.segment.max(initial=0)))), -1, dtype=np.int64)
     pair_ids[slots.row, slots.segment - 1] = pairs
     return Batch(
-        src=source.fill(special.pad_id, last=special.eos_id),
-        tgt_in=target.fill(special.pad_id, first=special.bos_id),
-        labels=target.fill(IGNORED_LABEL, last=special.eos_id),
+        src=source.ending_in(special.eos_id, padding=special.pad_id),
+        tgt_in=target.beginning_with(special.bos_id, padding=special.pad_id),
+        labels=target.ending_in(special.eos_id, padding=IGNORED_LABEL),
         src_segments=source.segments,
         tgt_segments=target.segments,
         src_positions=source.positions,
@@ -261,15 +276,20 @@ class _Side:
     def positions(self) -> Tensor:
         return self._scatter(0, _ranges(np.zeros_like(self.lengths), self.lengths))
 
-    def fill(self, padding: int, *, first: int | None = None, last: int | None = None) -> Tensor:
-        """The text with one id added to each pair, before it or behind it."""
-        ends = np.cumsum(self.lengths)
-        added = ends - self.lengths if first is not None else ends - 1
+    def beginning_with(self, id: int, *, padding: int) -> Tensor:
+        """The text of each pair behind one added id."""
+        return self._fill(id, np.cumsum(self.lengths) - self.lengths, padding)
+
+    def ending_in(self, id: int, *, padding: int) -> Tensor:
+        """The text of each pair before one added id."""
+        return self._fill(id, np.cumsum(self.lengths) - 1, padding)
+
+    def _fill(self, added_id: int, places: Ints, padding: int) -> Tensor:
         values = np.empty(self.num_tokens, dtype=np.int64)
         is_text = np.ones(self.num_tokens, dtype=bool)
-        is_text[added] = False
+        is_text[places] = False
         values[is_text] = self.text
-        values[added] = first if first is not None else last
+        values[places] = added_id
         return self._scatter(padding, values)
 
     def _scatter(self, padding: int, values: Ints) -> Tensor:
@@ -281,4 +301,5 @@ class _Side:
 def _ranges(starts: Ints, lengths: Ints) -> Ints:
     """start, start + 1, ... for each start, as one array."""
     ends = np.cumsum(lengths)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
+    ranges: Ints = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
+    return ranges

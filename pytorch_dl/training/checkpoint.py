@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -34,7 +34,8 @@ def save_checkpoint(
     path = folder / _NAME.format(step)
     with new_folder(path) as temporary:
         save_file(model_weights(model), temporary / MODEL)
-        save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
+        kind = {"optimizer": type(optimizer).__name__}
+        save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER, metadata=kind)
         if average is not None:
             save_file(dict(average), temporary / AVERAGE)
         write_json(temporary / STATE, state)
@@ -44,6 +45,16 @@ def save_checkpoint(
 def checkpoints(folder: Path) -> list[Path]:
     """All checkpoints in a folder, whole or not, newest first."""
     return sorted(folder.glob("step-????????"), reverse=True)
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raise when a folder that a new training would write to holds checkpoints."""
+    if checkpoints(folder):
+        raise CheckpointError(
+            "the folder already holds checkpoints",
+            where=str(folder),
+            fix="call resume() before train(), or choose another folder",
+        )
 
 
 def newest_valid(folder: Path, report: Callable[[str], None]) -> Path | None:
@@ -61,6 +72,15 @@ def newest_valid(folder: Path, report: Callable[[str], None]) -> Path | None:
             fix="restore one from a backup, or start again in another folder",
         )
     return None
+
+
+def set_newer_aside(path: Path) -> None:
+    """Rename the damaged checkpoints newer than the one to go on from, so that rotation does not count them."""
+    for newer in checkpoints(path.parent):
+        if newer.name > path.name:
+            aside = newer.with_name(f"damaged-{newer.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            newer.rename(aside)
 
 
 def rotate(folder: Path, *, keep: int, protected: int) -> None:
@@ -85,7 +105,8 @@ def read_state(path: Path) -> dict[str, Any]:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file."""
     try:
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
+        return tensors
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"not a readable safetensors file: {error}", where=str(path)) from None
 
@@ -97,11 +118,12 @@ def weights_of(folder: Path, step: int) -> dict[str, Tensor]:
 
 def averaged(paths: Sequence[Path]) -> dict[str, Tensor]:
     """The mean of the weights of several checkpoints."""
-    mean = {name: tensor.double() for name, tensor in _usable_weights(paths[0]).items()}
+    newest = _usable_weights(paths[0])
+    mean = {name: tensor.double() for name, tensor in newest.items()}
     for path in paths[1:]:
         for name, tensor in _usable_weights(path).items():
             mean[name] += tensor
-    return {name: (tensor / len(paths)).float() for name, tensor in mean.items()}
+    return {name: (tensor / len(paths)).to(newest[name].dtype) for name, tensor in mean.items()}
 
 
 def _usable_weights(path: Path) -> dict[str, Tensor]:
@@ -121,38 +143,52 @@ def model_weights(model: nn.Module) -> dict[str, Tensor]:
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> None:
     """Copy tensors into a model of exactly these names and shapes."""
-    own = dict(_distinct(model))
-    for name in sorted(own.keys() ^ weights.keys()):
+    load_tensors(dict(_distinct(model)), weights, where=where)
+
+
+@torch.no_grad()
+def load_tensors(own: Mapping[str, Tensor], found: Mapping[str, Tensor], *, where: str) -> None:
+    """Copy `found` into the tensors of the same names, all or none."""
+    fix = "use the configuration it was trained with"
+    for name in sorted(own.keys() ^ found.keys()):
         problem = "is missing from the file" if name in own else "is not part of this model"
-        raise CheckpointError(
-            f"tensor {name!r} {problem}", where=where, fix="use the configuration it was trained with"
-        )
+        raise CheckpointError(f"tensor {name!r} {problem}", where=where, fix=fix)
     for name, tensor in own.items():
-        if tensor.shape != weights[name].shape:
-            raise CheckpointError(
-                f"tensor {name!r} has shape {tuple(weights[name].shape)}, the model expects {tuple(tensor.shape)}",
-                where=where,
-                fix="use the configuration it was trained with",
-            )
-        if not torch.isfinite(weights[name]).all():
-            raise CheckpointError(f"tensor {name!r} holds numbers that are not finite", where=where)
-        with torch.no_grad():
-            tensor.copy_(weights[name])
+        _check_tensor(name, found[name], expected=tensor.shape, where=where)
+    for name, tensor in own.items():
+        tensor.copy_(found[name])
 
 
-def load_optimizer(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], *, where: str
-) -> None:
-    """Restore the optimizer's tensors, which are named PARAMETER/KEY."""
+def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Restore the optimizer's tensors, which are named PARAMETER/KEY in the file."""
+    tensors, where, kind = read_tensors(path), str(path), type(optimizer).__name__
+    with safe_open(path, "pt") as file:
+        saved_kind = (file.metadata() or {}).get("optimizer")
+    if saved_kind != kind:
+        raise CheckpointError(f"was written by the optimizer {saved_kind}, not {kind}", where=where)
     parameters = dict(model.named_parameters())
+    states: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        name, _, kind = key.rpartition("/")
+        name, _, part = key.rpartition("/")
         if name not in parameters:
             raise CheckpointError(f"optimizer state of unknown parameter {name!r}", where=where)
-        like = parameters[name]
-        if tensor.ndim and tensor.shape != like.shape:
-            raise CheckpointError(f"{key!r} has shape {tuple(tensor.shape)}, expected {tuple(like.shape)}", where=where)
-        optimizer.state[like][kind] = tensor.to(like.device)
+        _check_tensor(key, tensor, expected=parameters[name].shape if tensor.ndim else tensor.shape, where=where)
+        states.setdefault(name, {})[part] = tensor
+    names = {parameter: name for name, parameter in parameters.items()}
+    order = [names.get(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    by_index = {index: states[name] for index, name in enumerate(order) if name in states}
+    optimizer.load_state_dict({"state": by_index, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _check_tensor(name: str, tensor: Tensor, *, expected: torch.Size, where: str) -> None:
+    if tensor.shape != expected:
+        raise CheckpointError(
+            f"tensor {name!r} has shape {tuple(tensor.shape)}, the model expects {tuple(expected)}",
+            where=where,
+            fix="use the configuration it was trained with",
+        )
+    if not torch.isfinite(tensor).all():
+        raise CheckpointError(f"tensor {name!r} holds numbers that are not finite", where=where)
 
 
 def _distinct(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 CHUNK_ROWS = {"cpu": 256, "cuda": 4096}  # on a CPU a chunk's logits stay in the cache
 
@@ -28,8 +29,8 @@ def linear_cross_entropy(
 
     With label smoothing, the target is 1 - eps on the label plus eps / V on every token, as in torch.
     """
-    smoothed, nll = _LinearCrossEntropy.apply(hidden.flatten(0, -2), weight, labels.flatten(), ignored, label_smoothing)
-    return Loss(smoothed, nll)
+    rows = hidden.flatten(0, -2), weight, labels.flatten()
+    return Loss(*_LinearCrossEntropy.apply(*rows, ignored, label_smoothing))  # type: ignore[no-untyped-call]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -48,7 +49,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return sums
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden_grad, weight_grad = ctx.saved_tensors
         return hidden_grad * grad, weight_grad * grad, None, None, None
 

@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -36,20 +36,20 @@ class TensorBoard:
     def __init__(self, folder: Path, *, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=first_step)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder), purge_step=first_step)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add one point to each curve."""
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, step)
 
     def text(self, step: int, name: str, text: str) -> None:
         """Add a text sample."""
-        self._writer.add_text(name, text, step)  # type: ignore[no-untyped-call]
+        self._writer.add_text(name, text, step)
 
     def close(self) -> None:
         """Write out what is buffered."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class WandB:
@@ -90,14 +90,15 @@ class MetricsLog:
 
     def __init__(self, folder: Path, trackers: list[Tracker], *, position: int) -> None:
         self.trackers = trackers
+        self._metrics, self._timing = folder / METRICS, folder / TIMING
         folder.mkdir(parents=True, exist_ok=True)
-        self._metrics, self._timing = (open(folder / name, "a", encoding="utf-8") for name in (METRICS, TIMING))
-        self._metrics.truncate(position)
+        self._metrics.touch()
+        os.truncate(self._metrics, min(position, self.position))  # never longer: that would fill it with zeros
 
     @property
     def position(self) -> int:
         """Bytes of the record so far: a checkpoint remembers them."""
-        return os.fstat(self._metrics.fileno()).st_size
+        return self._metrics.stat().st_size
 
     def write(self, step: int, kind: str, values: Record) -> None:
         """Record what follows from data, configuration and seed alone."""
@@ -115,13 +116,12 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Flush the record to the disk, so that it is no older than the checkpoint that follows."""
-        os.fsync(self._metrics.fileno())
+        with open(self._metrics, "rb") as file:
+            os.fsync(file.fileno())
 
     def close(self) -> None:
-        """Close files and trackers."""
+        """Close the trackers."""
         self._best_effort(lambda tracker: tracker.close())
-        self._metrics.close()
-        self._timing.close()
 
     def _track(self, step: int, kind: str, values: Record) -> None:
         numbers = {f"{kind}/{name}": float(v) for name, v in values.items() if isinstance(v, int | float)}
@@ -137,15 +137,15 @@ class MetricsLog:
                 warnings.warn(f"{type(tracker).__name__} failed and is switched off: {error}", stacklevel=2)
 
 
-def memory_mb(device: torch.device) -> dict[str, float]:
-    """Peak memory: of the GPU where training is on one, and of the process."""
+def memory_mb() -> dict[str, float]:
+    """Peak memory: of the process, and of the GPU where one is used."""
     scale = 2**20 if sys.platform == "darwin" else 2**10
     peak = {"peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale}
-    if device.type == "cuda":
-        peak["gpu_memory_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        peak["gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
     return peak
 
 
-def _append(file: IO[str], record: Record) -> None:
-    file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    file.flush()
+def _append(path: Path, record: Record) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")

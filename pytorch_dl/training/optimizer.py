@@ -1,13 +1,12 @@
 """The optimizer, with weight decay on matrices only."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pytorch_dl.config.model_config import OptimizerConfig
-from pytorch_dl.errors import CheckpointError
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig, *, learning_rate: float) -> torch.optim.Optimizer:
@@ -36,13 +35,6 @@ class WeightAverage:
         decay = min(self.decay, (1 + step) / (10 + step))
         average = [self.weights[name] for name, _ in model.named_parameters()]
         torch._foreach_lerp_(average, list(model.parameters()), 1 - decay)
-
-    def load(self, weights: Mapping[str, Tensor], *, where: str) -> None:
-        """Restore the average that a checkpoint holds."""
-        if weights.keys() != self.weights.keys():
-            raise CheckpointError("the moving average has other tensors than the model", where=where)
-        for name, tensor in weights.items():
-            self.weights[name].copy_(tensor)
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:

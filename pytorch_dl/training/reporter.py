@@ -7,8 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import torch
-
 from pytorch_dl.config.model_config import LoggingConfig
 from pytorch_dl.training.metrics import MetricsLog, make_trackers, memory_mb
 from pytorch_dl.training.progress import Progress, Sample, duration
@@ -48,10 +46,10 @@ class Reporter:
             self._log.close()
         self._log = None
 
-    def position(self) -> int:
-        """Bytes of metrics.jsonl, which are on the disk when this returns."""
+    def position(self, state: TrainState) -> int:
+        """Bytes of metrics.jsonl, which are on the disk when this returns; while closed, those that the state tells."""
         if not self._log:
-            return 0
+            return state.metrics_position
         self._log.sync()
         return self._log.position
 
@@ -70,13 +68,16 @@ class Reporter:
         if state.step % self.config.log_every:
             return
         window, state.since_log = state.since_log, Sums()
-        self._write(state.step, "train", {"epoch": state.epoch + 1, **_losses(window), "learning_rate": learning_rate,
-                                          "grad_norm": window.grad_norm / window.steps, "tgt_tokens": window.tgt_tokens})  # fmt: skip
+        values = {
+            "epoch": state.epoch + 1,
+            **_losses(window),
+            "learning_rate": learning_rate,
+            "grad_norm": window.grad_norm / window.steps,
+            "tgt_tokens": window.tgt_tokens,
+        }
+        self._write(state.step, "train", values)
         if self._log:
-            device = torch.device("cuda" if torch.cuda.is_initialized() else "cpu")
-            self._log.write_timing(
-                state.step, {"seconds": state.seconds, "tokens_per_second": speed, **memory_mb(device)}
-            )
+            self._log.write_timing(state.step, {"seconds": state.seconds, "tokens_per_second": speed, **memory_mb()})
         self._since, self._tokens = time.monotonic(), 0
 
     def epoch(self, state: TrainState, sums: Sums) -> None:

@@ -8,8 +8,9 @@ from pytorch_dl.config.model_config import SchedulerConfig
 Shape = Callable[[float, SchedulerConfig], float]  # progress after the warm-up, 0 to 1 -> factor 1 to final_factor
 
 
-def learning_rate_factor(config: SchedulerConfig, *, step: int, total_steps: int) -> float:
+def learning_rate_factor(config: SchedulerConfig, step: int, total_steps: int) -> float:
     """Factor for optimizer step `step` (1-based) of `total_steps`; after the end it stays where it was."""
+    step = min(step, total_steps)
     warmup = round(config.warmup * total_steps) if config.warmup < 1 else int(config.warmup)
     if step <= warmup:
         return _one_cycle_rise(step / warmup) if config.name == "onecycle" else step / warmup

@@ -6,6 +6,10 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 
+class StopNow(Exception):
+    """Leaves whatever is going on between two steps, because a signal has asked for it."""
+
+
 class StopRequest:
     """While entered, remembers the first signal; `signal` is its number, or None."""
 
@@ -14,7 +18,10 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
+        self.signal = None
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_IGN:  # nohup ignores SIGHUP, and means it
+                continue
             try:
                 self._previous[number] = signal.signal(number, self._receive)
             except ValueError:  # not the main thread: its owner handles signals
@@ -26,6 +33,12 @@ class StopRequest:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        self._previous.clear()
+
+    def poll(self) -> None:
+        """Raise StopNow when a signal has come."""
+        if self.signal is not None:
+            raise StopNow
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:

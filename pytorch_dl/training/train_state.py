@@ -1,24 +1,31 @@
-"""What training must remember besides tensors: where it is, what was best, and the sums since the last line of metrics."""
+"""What training must remember besides tensors: where it is, what was best, the sums since the last line of metrics."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pytorch_dl.errors import CheckpointError
 from pytorch_dl.training.precision import Precision
+
+Whole = Annotated[int, Field(strict=True, ge=0)]
+Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
 @dataclass
 class Sums:
     """Running sums over optimizer steps, in Python floats so that a checkpoint holds them exactly."""
 
-    steps: int = 0
-    loss: float = 0.0  # smoothed, summed over tokens
-    nll: float = 0.0
-    grad_norm: float = 0.0
-    src_tokens: int = 0
-    tgt_tokens: int = 0
-    positions: int = 0
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    steps: Whole = 0
+    loss: Real = 0.0  # smoothed, summed over tokens
+    nll: Real = 0.0
+    grad_norm: Real = 0.0
+    src_tokens: Whole = 0
+    tgt_tokens: Whole = 0
+    positions: Whole = 0
 
     def add(self, other: Self) -> None:
         """Add another's sums."""
@@ -35,19 +42,19 @@ class Sums:
 class TrainState:
     """Where training is; a checkpoint's state.json."""
 
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0  # batches of this epoch that are done
-    validated_step: int = 0
-    best_step: int = 0
-    best_value: float | None = None
-    stale_validations: int = 0  # since the best one
-    seconds: float = 0.0  # of training, over all its lives
-    metrics_position: int = 0  # bytes of metrics.jsonl
+    step: Whole = 0
+    epoch: Whole = 0
+    batch: Whole = 0  # batches of this epoch that are done
+    validated_step: Whole = 0
+    best_step: Whole = 0
+    best_value: Real | None = None
+    stale_validations: Whole = 0  # since the best one
+    seconds: Real = 0.0  # of training, over all its lives
+    metrics_position: Whole = 0  # bytes of metrics.jsonl
     precision: Precision = "fp32"
     since_log: Sums = field(default_factory=Sums)
     this_epoch: Sums = field(default_factory=Sums)
-    scaler: dict[str, float | int] = field(default_factory=dict)  # of fp16 losses
+    scaler: dict[str, Whole | Real] = field(default_factory=dict)  # of fp16 losses
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -56,18 +63,15 @@ class TrainState:
     @classmethod
     def from_json(cls, values: Mapping[str, Any], *, where: str) -> Self:
         """Read what `to_json` wrote."""
-        known = asdict(cls())
-        if values.keys() != known.keys():
-            names = ", ".join(sorted(values.keys() ^ known.keys()))
+        if values.keys() != vars(cls()).keys():
+            names = ", ".join(sorted(values.keys() ^ vars(cls()).keys()))
             raise CheckpointError(f"state has other fields than expected: {names}", where=where)
-        for name, default in known.items():
-            if default is not None and not isinstance(values[name], type(default)):
-                raise CheckpointError(f"{name} must be {type(default).__name__}, got {values[name]!r}", where=where)
         try:
-            sums = {name: Sums(**values[name]) for name in ("since_log", "this_epoch")}
-        except TypeError as error:
-            raise CheckpointError(f"state cannot be read: {error}", where=where) from None
-        return cls(**{**values, **sums})
+            return TypeAdapter(cls).validate_python(dict(values))
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            raise CheckpointError(f"state {name}: {first['msg']}, got {first['input']!r}", where=where) from None
 
     def note_validation(self, value: float, *, higher_is_better: bool, min_delta: float) -> bool:
         """Record a validation of this step; True when it is the best so far."""

@@ -1,4 +1,4 @@
-"""The training loop, in three altitudes: `train` sequences, `train_step` does one optimizer step, small functions compute.
+"""The training loop, in three altitudes: `train` sequences, `train_step` does one step, small functions compute.
 
 Batches come in, checkpoints and metrics come out. The trainer receives built objects; `create_trainer` builds them from
 a config. Order, dropout and schedule are functions of the `TrainState`, so resuming is loading it.
@@ -6,25 +6,28 @@ a config. Order, dropout and schedule are functions of the `TrainState`, so resu
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from pytorch_dl.config.model_config import Config, LoggingConfig, SchedulerConfig, TrainingConfig
+from pytorch_dl.config.model_config import Config, LoggingConfig, TrainingConfig
 from pytorch_dl.dataset.batching import Batch
-from pytorch_dl.errors import CheckpointError, ConfigError, Interrupted
+from pytorch_dl.errors import ConfigError, Interrupted, NonFiniteError
+from pytorch_dl.files import remove_leftovers
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
-from pytorch_dl.training.objective import batch_loss, batches_from, check_vocabulary, dropout_keys, validation_nll
+from pytorch_dl.training.accumulation import Group, groups, steps_per_epoch
+from pytorch_dl.training.ending import end_reason, seconds_left
+from pytorch_dl.training.objective import batch_loss, check_vocabulary, dropout_keys, validation_nll
 from pytorch_dl.training.optimizer import make_optimizer
 from pytorch_dl.training.precision import autocast, choose_precision
 from pytorch_dl.training.progress import Progress, Sample, duration
 from pytorch_dl.training.reporter import Reporter
 from pytorch_dl.training.schedule import learning_rate_factor
-from pytorch_dl.training.signals import StopRequest
+from pytorch_dl.training.signals import StopNow, StopRequest
 from pytorch_dl.training.train_state import Sums, TrainState
 from pytorch_dl.training.update import Schedule, WeightUpdate
 
@@ -37,17 +40,6 @@ class Decoded(NamedTuple):
 
 
 Decode = Callable[[OptimizedTransformer, Callable[[], None]], Decoded]  # calls its second argument now and then
-
-
-class Group(NamedTuple):
-    """The batches of one optimizer step."""
-
-    batches: list[Batch]
-    ends_epoch: bool
-
-
-class _StopNow(Exception):
-    """Leaves a validation that a signal interrupts; it is done anew after the resume."""
 
 
 class OptimizedTrainer:
@@ -81,6 +73,7 @@ class OptimizedTrainer:
         self.model, self.train_dataloader, self.val_dataloader = model, train_dataloader, val_dataloader
         self.seed, self.decode = seed, decode
         self.device = next(model.parameters()).device
+        self._require_scores()
         self.checkpoint_dir = Path(checkpoint_dir) if checkpoint_dir else None
         self.state = TrainState(precision=choose_precision(self.settings.mixed_precision, self.device))
         self.update = WeightUpdate(
@@ -102,24 +95,24 @@ class OptimizedTrainer:
     def train(self, num_epochs: int | None = None) -> TrainState:
         """Train to the end of the epochs, steps or time, and leave the model with the best weights that it found."""
         epochs = num_epochs or self.settings.num_epochs
-        total_steps = self.settings.max_steps or epochs * self._steps_per_epoch()
-        self._refuse_foreign_checkpoints()
+        size = self.settings.gradient_accumulation_steps
+        total_steps = self.settings.max_steps or epochs * steps_per_epoch(self.train_dataloader, size=size)
+        if self.checkpoint_dir and self.state.step == 0:
+            ckpt.refuse_existing(self.checkpoint_dir)
         self.model.train()
-        groups = self._groups()
-        try:
-            with self.reporter.open(self.state), self._stop:
+        with self.reporter.open(self.state), self._stop:
+            try:
                 self._validate_and_save_if_due()
-                while not (reason := self._end_reason(epochs)):
-                    self._advance(next(groups), total_steps)
+                steps = groups(self.train_dataloader, self.state, size=size, pad_id=self.model.pad_token_id)
+                while not (reason := end_reason(self.state, self.settings, epochs)):
+                    self._stop.poll()
+                    self._advance(next(steps), total_steps)
                     self._validate_and_save_if_due()
-                self.reporter.say(f"training ended: {reason}")
-                if self.state.validated_step < self.state.step:
-                    self._validate_and_note()
+                self._finish(reason)
+            except StopNow:
                 if self._saved_step < self.state.step:
                     self.save()
-                self._use_best()
-        except _StopNow:
-            raise self._interrupted() from None
+                raise self._interrupted() from None
         return self.state
 
     def train_step(self, batches: Sequence[Batch], *, total_steps: int) -> Sums:
@@ -147,19 +140,22 @@ class OptimizedTrainer:
 
     def validate(self) -> tuple[dict[str, float], Sequence[Sample]]:
         """Loss and perplexity over all tokens of the validation set, and scores of translations where asked for."""
-        average = self.update.average
+        average, training, poll = self.update.average, self.model.training, self._stop.poll
         if average:
             average.swap(self.model)
         self.model.eval()
         try:
-            nll, tokens = validation_nll(
-                self.model, self.val_dataloader, precision=self.state.precision, poll=self._poll
-            )
+            nll, tokens = validation_nll(self.model, self.val_dataloader, precision=self.state.precision, poll=poll)
             loss = nll / max(1, tokens)
+            if not math.isfinite(loss):
+                raise NonFiniteError(
+                    f"validation loss {loss} at step {self.state.step}",
+                    fix="lower training.learning_rate, or set training.mixed_precision to false",
+                )
             values = {"val_loss": loss, "val_ppl": math.exp(min(loss, 700.0))}
-            decoded = self.decode(self.model, self._poll) if self.decode else Decoded({}, [])
+            decoded = self.decode(self.model, poll) if self.decode else Decoded({}, [])
         finally:
-            self.model.train()
+            self.model.train(training)
             if average:
                 average.swap(self.model)
         return {**values, **decoded.scores}, decoded.samples
@@ -168,25 +164,22 @@ class OptimizedTrainer:
         """Go on from the newest whole checkpoint; False when there is none."""
         if not self.checkpoint_dir:
             raise ConfigError("there is nothing to resume from without a checkpoint_dir")
+        remove_leftovers(self.checkpoint_dir)
         path = ckpt.newest_valid(self.checkpoint_dir, self.reporter.say)
         if path is None:
             return False
-        where = str(path)
-        self.state = TrainState.from_json(ckpt.read_state(path), where=where)
-        ckpt.load_weights(self.model, ckpt.read_tensors(path / ckpt.MODEL), where=where)
-        ckpt.load_optimizer(self.model, self.update.optimizer, ckpt.read_tensors(path / ckpt.OPTIMIZER), where=where)
-        if self.update.average:
-            self.update.average.load(ckpt.read_tensors(path / ckpt.AVERAGE), where=where)
-        if self.state.scaler:
-            self.update.scaler.load_state_dict(self.state.scaler)
+        self.state = TrainState.from_json(ckpt.read_state(path), where=str(path))
+        ckpt.load_weights(self.model, ckpt.read_tensors(path / ckpt.MODEL), where=str(path))
+        self.update.restore(path, self.state)
+        ckpt.set_newer_aside(path)
         self._saved_step = self.state.step
         return True
 
     def save(self) -> None:
         """Write a checkpoint of this step, and delete those that are no longer needed."""
+        self.state.metrics_position = self.reporter.position(self.state)
         if not self.checkpoint_dir:
             return
-        self.state.metrics_position = self.reporter.position()
         self.state.scaler = self.update.scaler.state_dict()
         ckpt.save_checkpoint(
             self.checkpoint_dir,
@@ -213,52 +206,16 @@ class OptimizedTrainer:
             sums,
             learning_rate=self.update.learning_rate,
             total_steps=total_steps,
-            ending=f"{duration(self._seconds_left(total_steps))} left",
+            ending=f"{duration(seconds_left(state, self.settings, total_steps))} left",
         )
         if group.ends_epoch:
             whole, state.this_epoch = state.this_epoch, Sums()
             state.epoch, state.batch = state.epoch + 1, 0
             self.reporter.epoch(state, whole)
 
-    def _groups(self) -> Iterator[Group]:
-        """Batches for one optimizer step after another, from where the state is, without end."""
-        size = self.settings.gradient_accumulation_steps
-        while True:
-            group: list[Batch] = []
-            epoch, start = self.state.epoch, self.state.batch
-            for batch in batches_from(self.train_dataloader, epoch, start, pad_id=self.model.pad_token_id):
-                if len(group) == size:
-                    yield Group(group, ends_epoch=False)
-                    group = []
-                group.append(batch)
-            if not group:
-                raise ConfigError(f"the training data gave no batch in epoch {epoch + 1}")
-            yield Group(group, ends_epoch=True)
-
-    def _steps_per_epoch(self) -> int:
-        if not hasattr(self.train_dataloader, "__len__"):
-            raise ConfigError("the training loader has no length", fix="set training.max_steps")
-        return math.ceil(len(self.train_dataloader) / self.settings.gradient_accumulation_steps)
-
-    def _seconds_left(self, total_steps: int) -> float:
-        state, limit = self.state, self.settings.time_limit
-        by_steps = (total_steps - state.step) * state.seconds / max(1, state.step)
-        return max(0.0, min(by_steps, limit - state.seconds) if limit else by_steps)
-
-    def _end_reason(self, epochs: int) -> str | None:
-        state, settings = self.state, self.settings
-        self._poll()
-        if settings.time_limit and state.seconds >= settings.time_limit:
-            return f"the time limit of {duration(settings.time_limit)} is reached"
-        if settings.early_stopping_patience and state.stale_validations >= settings.early_stopping_patience:
-            return f"no better {settings.early_stopping_metric} in {state.stale_validations} validations"
-        if settings.max_steps:
-            return "all steps are done" if state.step >= settings.max_steps else None
-        return "all epochs are done" if state.epoch >= epochs else None
-
     def _validate_and_save_if_due(self) -> None:
         state, settings = self.state, self.settings
-        self._poll()
+        self._stop.poll()
         every = settings.eval_every
         due = state.step % every == 0 if every else state.batch == 0
         if due and state.validated_step < state.step:
@@ -280,6 +237,16 @@ class OptimizedTrainer:
         )
         self.reporter.validation(state, values, samples, best=best)
 
+    def _finish(self, reason: str) -> None:
+        """Validate and save the last step, and use the best weights."""
+        self.reporter.say(f"training ended: {reason}")
+        if self.state.validated_step < self.state.step:
+            self._validate_and_note()
+            self.save()
+        elif self._saved_step < self.state.step:
+            self.save()
+        self._use_best()
+
     def _use_best(self) -> None:
         """Leave the model with the weights that validated best: of one checkpoint, or averaged over the last ones."""
         if not self.checkpoint_dir:
@@ -293,8 +260,10 @@ class OptimizedTrainer:
             return
         ckpt.load_weights(self.model, ckpt.averaged(last), where=str(self.checkpoint_dir))
         average, self.update.average = self.update.average, None  # validate these weights, not the moving average
-        values, _ = self.validate()
-        self.update.average = average
+        try:
+            values, _ = self.validate()
+        finally:
+            self.update.average = average
         metric, old = self.settings.early_stopping_metric, self.state.best_value
         better = old is None or (values[metric] != old and (values[metric] > old) == (metric != "val_loss"))
         verdict = "used" if better else f"not better than {old:.4f}"
@@ -308,20 +277,10 @@ class OptimizedTrainer:
             return Interrupted(f"{what}; nothing was saved, as there is no checkpoint_dir")
         return Interrupted(f"{what}, which is saved", where=str(self.checkpoint_dir.parent), fix="resume it to go on")
 
-    def _poll(self) -> None:
-        """Leave what is going on when a signal has asked for it, with everything up to the last step saved."""
-        if self._stop.signal is not None:
-            if self._saved_step < self.state.step:
-                self.save()
-            raise _StopNow
-
-    def _refuse_foreign_checkpoints(self) -> None:
-        if self.checkpoint_dir and self.state.step == 0 and ckpt.checkpoints(self.checkpoint_dir):
-            raise CheckpointError(
-                "the folder already holds checkpoints",
-                where=str(self.checkpoint_dir),
-                fix="call resume() before train(), or choose another folder",
-            )
+    def _require_scores(self) -> None:
+        metric = self.settings.early_stopping_metric
+        if metric != "val_loss" and self.val_dataloader is not None and self.decode is None:
+            raise ConfigError(f"training.early_stopping_metric: {metric} needs translations", fix="give `decode`")
 
 
 def create_trainer(
@@ -352,12 +311,8 @@ def create_trainer(
         checkpoint_dir=run_dir / "checkpoints",
         training=config.training,
         logging=config.logging,
-        schedule=partial(_factor, config.scheduler),
+        schedule=partial(learning_rate_factor, config.scheduler),
         seed=config.system.seed,
         decode=decode,
         progress=progress,
     )
-
-
-def _factor(scheduler: SchedulerConfig, step: int, total_steps: int) -> float:
-    return learning_rate_factor(scheduler, step=step, total_steps=total_steps)

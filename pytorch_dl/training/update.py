@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pytorch_dl.config.model_config import TrainingConfig
 from pytorch_dl.dataset.batching import Batch
-from pytorch_dl.errors import NonFiniteError
+from pytorch_dl.errors import CheckpointError, NonFiniteError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.optimizer import WeightAverage, gradient_norm
 from pytorch_dl.training.precision import Precision
-from pytorch_dl.training.train_state import Sums
+from pytorch_dl.training.train_state import Sums, TrainState
 
 MIN_LOSS_SCALE = 2.0**-10
 Schedule = Callable[[int, int], float]  # (step, total steps) -> factor of the learning rate
@@ -34,13 +36,25 @@ class WeightUpdate:
         self.max_grad_norm = settings.max_grad_norm
         self.highest_rates = [float(group["lr"]) for group in optimizer.param_groups]
         self.average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
-        device = next(model.parameters()).device
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.scaler = _scaler(model, precision)
 
     @property
     def learning_rate(self) -> float:
         """Of the last update."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def restore(self, checkpoint: Path, state: TrainState) -> None:
+        """Go on from the optimizer, moving average and loss scale of a checkpoint."""
+        where = str(checkpoint)
+        ckpt.load_optimizer(self.model, self.optimizer, checkpoint / ckpt.OPTIMIZER)
+        if self.average:
+            ckpt.load_tensors(self.average.weights, ckpt.read_tensors(checkpoint / ckpt.AVERAGE), where=where)
+        self.scaler = _scaler(self.model, state.precision)
+        if state.scaler.keys() != self.scaler.state_dict().keys():
+            names = sorted(state.scaler)
+            raise CheckpointError(f"scaler of {state.precision} training has the fields {names}", where=where)
+        if state.scaler:
+            self.scaler.load_state_dict(state.scaler)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss, scaled up where fp16 needs it."""
@@ -82,3 +96,7 @@ class WeightUpdate:
             "the weights were not updated",
             fix="lower training.learning_rate and resume from the last checkpoint",
         )
+
+
+def _scaler(model: OptimizedTransformer, precision: Precision) -> torch.amp.GradScaler:
+    return torch.amp.GradScaler(next(model.parameters()).device.type, enabled=precision == "fp16")

@@ -1,0 +1,47 @@
+"""Which number format is chosen, and in which one products then run."""
+
+import pytest
+import torch
+
+from pytorch_dl.training import precision as module
+from pytorch_dl.training.precision import autocast, choose_precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("setting", "bf16_seconds", "expected"),
+    [
+        (False, 0.1, "fp32"),
+        (True, 0.5, "bf16"),
+        (True, 0.9, "fp32"),
+        (True, 100.0, "fp32"),
+        ("bf16", 100.0, "bf16"),
+        ("fp16", 100.0, "fp16"),
+    ],
+)
+def test_choice_on_a_cpu(
+    setting: bool | str, bf16_seconds: float, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_seconds", {torch.bfloat16: bf16_seconds, torch.float32: 1.0}.__getitem__)
+    assert choose_precision(setting, CPU) == expected
+
+
+@pytest.mark.parametrize(("supported", "expected"), [(True, "bf16"), (False, "fp16")])
+def test_choice_on_a_gpu(supported: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
+    assert choose_precision(True, torch.device("cuda")) == expected
+
+
+def test_the_choice_by_time_is_one_of_both() -> None:
+    assert choose_precision(True, CPU) in ("bf16", "fp32")
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_products_run_in_the_format(precision: module.Precision, dtype: torch.dtype) -> None:
+    x = torch.ones(2, 2)
+    with autocast(precision, CPU):
+        assert (x @ x).dtype == dtype
+    assert (x @ x).dtype == torch.float32
