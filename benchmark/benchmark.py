@@ -1,0 +1,186 @@
+"""The specification's four claims, measured: `python benchmark/benchmark.py [--preset P] [--data FOLDER] [SETTING...]`.
+
+Side by side in one process and by turns: a plain Transformer of 2017 (baseline.py) and this project's (ours.py), of the
+same size, on the same text, with as many pairs a step. Prints a table; writes results.json and results.png.
+"""
+
+import argparse
+import sys
+import tempfile
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # run as a file: the checkout's root takes the place of this folder among the places of modules
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+
+from benchmark.measures import NAMES, Amount, Figures, Side, measure
+from benchmark.report import claims_of, machine, table, write_plot
+from benchmark.resident import peak_rss, save
+from benchmark.workload import DATES, Workload, configuration, find_text, prepare, text_settings
+from pytorch_dl.config import Config, get_config
+from pytorch_dl.config.templates import TEMPLATES
+from pytorch_dl.errors import ConfigError, UserError
+from pytorch_dl.files import write_json
+
+SIZES = {"T": "tiny", "B": None}  # B: the default model, d_model 512 with 6 + 6 layers
+MEASURED = {
+    "memory": "peak of live tensors in a training step, less parameters, gradients and optimizer state",
+    "training speed": "real (not padding) source and target tokens a second, preparation of batches included",
+    "inference speed": "greedy search, the same sentences in the same batches, as many new tokens for each; fp32",
+    "batch efficiency": "real tokens / all positions, both sides, over an epoch",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns the exit code, which does not depend on whether the claims hold."""
+    options = parser().parse_args(argv)
+    try:
+        results = run(options)
+    except UserError as error:
+        print(f"benchmark: error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"\nwritten: {results}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    size = found.add_mutually_exclusive_group()
+    size.add_argument("--preset", choices=sorted(TEMPLATES), help="template of the configuration")
+    size.add_argument("--size", choices=sorted(SIZES), default="T", help="T: d 256, 3+3 layers; B: d 512, 6+6")
+    found.add_argument("--data", type=Path, help="folder with train.SUFFIX of both sides, plain or compressed")
+    found.add_argument("--src-suffix", default="en")
+    found.add_argument("--tgt-suffix", default="de")
+    found.add_argument("--pairs-per-step", type=positive, default=64, help="and sentences in a batch of inference")
+    found.add_argument("--repeats", type=positive, default=5)
+    found.add_argument("--steps", type=positive, default=10, help="training steps in a repeat")
+    found.add_argument("--warmup", type=positive, default=5, help="training steps before the first repeat")
+    found.add_argument("--new-tokens", type=int, default=0, help="of each sentence; 0: the mean length of a target")
+    found.add_argument("--no-rss", action="store_true", help="leave out the peak of resident memory")
+    found.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "results")
+    found.add_argument("settings", nargs="*", metavar="SECTION.KEY=VALUE", help="of ours, as data.layout=packed")
+    return found
+
+
+def positive(text: str) -> int:
+    """A number of at least 1."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
+    return number
+
+
+def run(options: argparse.Namespace) -> Path:
+    """Measure, print and write; returns the path of the JSON file."""
+    folder = find_text(options.data)
+    preset = options.preset or SIZES[options.size]
+    text = text_settings(folder, src_suffix=options.src_suffix, tgt_suffix=options.tgt_suffix)
+    config = configuration(get_config(preset) if preset else Config(), text, options.settings)
+    if config.system.num_threads:
+        torch.set_num_threads(config.system.num_threads)
+    where = machine()
+    amount = Amount(options.repeats, options.steps, options.warmup, options.new_tokens)
+    if amount.new_tokens > (limit := config.model.max_seq_len):
+        raise ConfigError(f"--new-tokens is {amount.new_tokens}", fix=f"at most model.max_seq_len ({limit})")
+    with tempfile.TemporaryDirectory() as name:
+        work = prepare(config, Path(name), pairs_per_step=options.pairs_per_step)
+        resident = None if options.no_rss else _resident(work, options)
+        sides: list[Side] = [work.baseline(), work.ours()]
+        figures = measure(work, sides, amount, say=say)
+    size = " ".join([preset or "default model", *options.settings])
+    compared = _compared(work, sides, figures, str(folder or DATES), size)
+    claims = claims_of(figures)
+    for line in [*_said(where, compared, amount), "", *table(claims), *_rss_lines(resident)]:
+        print(line)
+    written = {
+        "machine": where,
+        "compared": compared,
+        "settings": amount._asdict(),
+        "measured": MEASURED,
+        "claims": [claim.as_json() for claim in claims],
+        "peak_rss": resident,
+        "loss_per_token": figures.losses,
+    }
+    write_json(options.out / "results.json", written)
+    title = f"{compared['size']}, {compared['text']}, {where['cpu'] if where['gpu'] == 'none' else where['gpu']}"
+    write_plot(options.out / "results.png", claims, title)
+    return Path(options.out / "results.json")
+
+
+def say(text: str) -> None:
+    """Tell how far it is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _resident(work: Workload, options: argparse.Namespace) -> dict[str, Any] | None:
+    say("peak of resident memory, each side in a process of its own")
+    save(work)
+    steps = options.warmup + options.steps
+    found = {name: peak_rss(work, name, pairs_per_step=options.pairs_per_step, steps=steps) for name in NAMES}
+    return found if all(found.values()) else None
+
+
+def _compared(work: Workload, sides: list[Side], figures: Figures, text: str, size: str) -> dict[str, Any]:
+    """What the two sides are, in words and numbers."""
+    model = work.config.model
+    found: dict[str, Any] = {
+        "text": text,
+        "vocabulary": f"{work.tokenizers.tgt.vocab_size:,} tokens ({work.config.data.tokenizer_name})",
+        "size": f"d_model {model.d_model}, {model.num_encoder_layers}+{model.num_decoder_layers} layers ({size})",
+        "new_tokens": figures.new_tokens,
+    }
+    for side in sides:
+        epoch = figures.epochs[side.name]
+        found[side.name] = {
+            "what": side.what,
+            "parameters": sum(parameter.numel() for parameter in side.model.parameters()),
+            "pairs_per_step": epoch.pairs / epoch.batches,
+            "epoch": epoch._asdict(),
+        }
+    return {**found, "config": work.config.model_dump()}
+
+
+def _said(where: dict[str, Any], compared: dict[str, Any], amount: Amount) -> list[str]:
+    """What was compared, where and how, as aligned lines."""
+    gpu = "" if where["gpu"] == "none" else f", {where['gpu']}"
+    facts = {
+        "machine": f"{where['cpu']} ({where['cpu_capability']}), {where['cpu_threads']} threads{gpu}; "
+        f"load {where['load_average_before']} before; torch {where['torch']}, Python {where['python']}",
+        "commit": f"{where['commit']}{' with changes' if where['uncommitted_changes'] else ''}, {where['date']}",
+        "text": f"{compared['text']}; {compared['vocabulary']}",
+        "size": compared["size"],
+    }
+    for name in NAMES:
+        side = compared[name]
+        numbers = f"{side['parameters']:,} parameters, {side['pairs_per_step']:.1f} pairs a step"
+        facts[name] = f"{side['what']}; {numbers}"
+    facts |= {
+        "figures": f"medians of {amount.repeats} repeats of both sides by turns, {amount.steps} training steps each, "
+        f"after {amount.warmup} steps to warm up; {compared['new_tokens']} new tokens for each sentence",
+        **MEASURED,
+        "specification": "never measured, and silent about what its original was: what is compared stands above",
+    }
+    return [line for name, fact in facts.items() for line in _wrapped(name, fact)]
+
+
+def _wrapped(name: str, fact: str) -> list[str]:
+    return textwrap.wrap(fact, 120, initial_indent=f"{name:<18}", subsequent_indent=" " * 18)
+
+
+def _rss_lines(resident: dict[str, Any] | None) -> list[str]:
+    if resident is None:
+        return ["peak RSS: not measured"]
+    baseline, ours = (resident[name] for name in NAMES)
+    return [
+        f"peak RSS of a process: {baseline['peak_mb']:,.0f} MB baseline, {ours['peak_mb']:,.0f} MB ours; came with the "
+        f"training steps: {baseline['by_training_mb']:,.0f} and {ours['by_training_mb']:,.0f} MB "
+        "(gradients, optimizer state and what libraries keep included)"
+    ]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,67 @@
+"""This project's side: its model, its trainer's step and its greedy search, with the configuration's settings.
+
+Shapes: B batch, S source.
+"""
+
+import torch
+from torch import Tensor
+
+from pytorch_dl.config import Config
+from pytorch_dl.dataset.batching import Batch
+from pytorch_dl.dataset.loader import BatchLoader
+from pytorch_dl.dataset.tokenizer import TokenizerPair
+from pytorch_dl.generation.search import greedy
+from pytorch_dl.training.trainer import create_trainer
+from pytorch_dl.translator import build_model
+
+NEVER = -1  # an end that no token is, so that every sentence gets the same number of tokens
+TOTAL_STEPS = 10_000  # for the schedule of the learning rate
+
+
+class Ours:
+    """Trains and reads out this project's model."""
+
+    name = "ours"
+
+    def __init__(self, config: Config, tokenizers: TokenizerPair, loader: BatchLoader, *, run_dir: str) -> None:
+        self.model = build_model(config, tokenizers)
+        self.trainer = create_trainer(model=self.model, train_dataloader=loader, config=config, run_dir=run_dir)
+        self.reader = build_model(config, tokenizers).eval()  # as a Translator has it: in fp32, not compiled
+        self.special = tokenizers.tgt
+        self.what = described(config, self.trainer.state.precision)
+
+    def step(self, batch: Batch) -> float:
+        """One step of training; returns the loss of a target token."""
+        sums = self.trainer.train_step([batch], total_steps=TOTAL_STEPS)
+        return sums.loss / sums.tgt_tokens
+
+    @torch.inference_mode()
+    def decode(self, src: Tensor, new_tokens: int) -> Tensor:
+        """src (B, S) -> the likeliest tokens, one after another, (B, new_tokens)."""
+        special = self.special
+        hypotheses = greedy(
+            self.reader,
+            src.to(next(self.reader.parameters()).device),
+            bos_id=special.bos_id,
+            eos_id=NEVER,
+            banned_ids=[special.pad_id, special.bos_id, special.unk_id],
+            max_length=[new_tokens] * src.size(0),
+            length_penalty=0.0,
+        )
+        return torch.tensor([hypothesis.ids for hypothesis in hypotheses])
+
+
+def described(config: Config, precision: str) -> str:
+    """What this side is, in words."""
+    model, data = config.model, config.data
+    batches = "batches of like length" if data.use_dynamic_batching else "random batches"
+    parts = [
+        "pre-norm" if model.norm_first else "post-norm",
+        *(model.activation, model.norm_type, model.positions, precision),
+        "pairs packed into rows" if data.layout == "packed" else batches,
+        "projection and loss in chunks",
+        f"{config.optimizer.name}, fused",
+        "layers compiled" if config.system.compile else "not compiled",
+        "keys and values kept while decoding",
+    ]
+    return f"pytorch_dl: {', '.join(parts)}"

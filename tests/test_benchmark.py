@@ -1,0 +1,272 @@
+"""The benchmark at the smallest sizes: its figures are consistent, its two sides are what they are said to be."""
+
+import json
+import random
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from benchmark import benchmark, resident
+from benchmark.baseline import PlainTransformer
+from benchmark.measures import Epoch, count_epoch, mean_target
+from benchmark.memory import GRADIENT, peak_bytes, peak_of
+from benchmark.report import Claim, table
+from benchmark.workload import DATES, Workload, configuration, find_text, fitted, prepare, text_settings
+from pytorch_dl.config import Config
+from pytorch_dl.data import dates_file
+from pytorch_dl.dataset.batching import IGNORED_LABEL
+from pytorch_dl.errors import ConfigError, DataError
+
+SETTINGS = [
+    *("model.d_model=16", "model.n_heads=2", "model.num_encoder_layers=1", "model.num_decoder_layers=1"),
+    *("model.max_seq_len=64", "data.max_length=64", "data.tokenizer_name=char", "data.vocab_size=300"),
+    *("training.mixed_precision=false", "system.num_threads=1"),
+]
+PAIRS = 120
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs whose sides differ in length, so that padding them wastes something."""
+    folder, draw = tmp_path_factory.mktemp("text"), random.Random(1)
+    for suffix in ("en", "de"):
+        lines = ["".join(draw.choices("abcdefg", k=draw.randint(2, 40))) for _ in range(PAIRS)]
+        (folder / f"train.{suffix}").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def work(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Workload:
+    config = configuration(Config(), text_settings(text, src_suffix="en", tgt_suffix="de"), SETTINGS)
+    return prepare(config, tmp_path_factory.mktemp("work"), pairs_per_step=8)
+
+
+def options(text: Path, out: Path, *more: str) -> list[str]:
+    words = f"--data {text} --out {out} --preset nano --repeats 3 --steps 2 --warmup 1 --pairs-per-step 8 --no-rss"
+    return [*words.split(), *more, *SETTINGS]
+
+
+@pytest.fixture(scope="module")
+def results(text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    out = tmp_path_factory.mktemp("out")
+    assert benchmark.main(options(text, out)) == 0
+    assert (out / "results.png").read_bytes().startswith(b"\x89PNG")
+    return json.loads((out / "results.json").read_bytes())
+
+
+def test_the_file_says_where_what_and_how(results, text):
+    assert {"date", "commit", "cpu", "cpu_capability", "torch", "python", "cpu_threads", "gpu"} <= results[
+        "machine"
+    ].keys()
+    compared = results["compared"]
+    assert compared["text"] == str(text) and compared["size"].startswith(
+        "d_model 16, 1+1 layers (nano model.d_model=16"
+    )
+    assert compared["config"]["model"]["d_model"] == 16
+    assert results["settings"] == {"repeats": 3, "steps": 2, "warmup": 1, "new_tokens": 0}
+    assert "torch.nn.Transformer" in compared["baseline"]["what"] and "swiglu" in compared["ours"]["what"]
+    sizes = [compared[name]["parameters"] for name in ("baseline", "ours")]
+    assert max(sizes) < 1.15 * min(sizes)
+
+
+def test_all_repeats_are_kept_and_the_ratios_follow_from_them(results):
+    names = ["memory", "training speed", "inference speed", "batch efficiency"]
+    assert [claim["name"] for claim in results["claims"]] == names
+    for claim in results["claims"]:
+        baseline, ours = claim["baseline"], claim["ours"]
+        assert len(baseline["repeats"]) == len(ours["repeats"]) == (1 if claim["name"] == "batch efficiency" else 3)
+        assert min(baseline["repeats"] + ours["repeats"]) > 0
+        medians = [statistics.median(side["repeats"]) for side in (baseline, ours)]
+        assert [baseline["median"], ours["median"]] == medians
+        assert claim["ratio"] == pytest.approx(medians[1] / medians[0])
+        low, high = claim["ratio_range"]
+        assert low <= high
+        target = claim["specification"]["ratio"]
+        assert claim["holds"] == (claim["ratio"] <= target if claim["lower_is_better"] else claim["ratio"] >= target)
+    assert all(0 < loss < 20 for losses in results["loss_per_token"].values() for loss in losses)
+
+
+def test_efficiency_is_that_of_the_text(results, text, work):
+    sides = [(text / f"train.{suffix}").read_text().splitlines() for suffix in ("en", "de")]
+    real = sum(len(line) + 1 for lines in sides for line in lines)  # a token for each character, and one added
+    efficiency = results["claims"][3]
+    for name, loader in (("baseline", work.plain), ("ours", work.loader)):
+        epoch = results["compared"][name]["epoch"]
+        assert (epoch["pairs"], epoch["real_tokens"]) == (PAIRS, real)
+        assert efficiency[name]["median"] == pytest.approx(100 * real / epoch["positions"])
+        assert efficiency[name]["median"] == pytest.approx(100 * loader.plan(0).efficiency)
+        assert results["compared"][name]["pairs_per_step"] == PAIRS / epoch["batches"]
+        assert 7 < results["compared"][name]["pairs_per_step"] < 9
+    assert 40 < efficiency["baseline"]["median"] < 80 < efficiency["ours"]["median"] <= 100
+    assert results["compared"]["new_tokens"] == round(sum(len(line) + 1 for line in sides[1]) / PAIRS)
+
+
+def test_our_memory_is_less_even_here(results):
+    memory = results["claims"][0]
+    assert memory["ratio"] < 1 and memory["baseline"]["median"] < 100
+
+
+def test_a_user_error_is_one_line(text, tmp_path, capsys):
+    assert benchmark.main(options(tmp_path / "none", tmp_path)) == 3
+    assert "none: holds no train.*. Fix: " in capsys.readouterr().err
+    assert benchmark.main(options(text, tmp_path, "--new-tokens", "65")) == 2
+    assert "--new-tokens is 65. Fix: at most model.max_seq_len (64)." in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        benchmark.main(["--repeats", "0"])
+    assert "expected at least 1, got 0" in capsys.readouterr().err
+
+
+def test_padding_changes_nothing_for_the_baseline(work):
+    torch.manual_seed(0)
+    model = PlainTransformer(vocab_size=20, pad_id=0, config=work.config).eval()
+    src, tgt = torch.tensor([[5, 6, 7], [8, 9, 0]]), torch.tensor([[1, 4, 5, 6], [1, 7, 0, 0]])
+    together = model(src, tgt)
+    assert torch.allclose(together[0], model(src[:1], tgt[:1])[0], atol=1e-5)
+    assert torch.allclose(together[1, :2], model(src[1:, :2], tgt[1:, :2])[0], atol=1e-5)
+    changed = tgt.clone()
+    changed[0, 3] = 9
+    assert torch.allclose(together[0, :3], model(src, changed)[0, :3], atol=1e-5)  # nobody sees the future
+
+
+@pytest.mark.parametrize("name", ["baseline", "ours"])
+def test_reading_out_takes_the_likeliest_token_each_time(work, name):
+    side = getattr(work, name)()
+    batch = next(iter(work.plain))
+    found = side.decode(batch.src, 5)
+    assert found.shape == (8, 5)
+    model = side.model.eval() if name == "baseline" else side.reader
+    bos = torch.full((8, 1), work.tokenizers.tgt.bos_id)
+    with torch.no_grad():
+        logits = model(batch.src, torch.cat((bos, found[:, :-1]), dim=1))  # (8, 5, V)
+    if name == "ours":
+        special = work.tokenizers.tgt
+        logits[..., [special.pad_id, special.bos_id, special.unk_id]] = -torch.inf
+    assert torch.equal(logits.argmax(dim=-1), found)
+
+
+@pytest.mark.parametrize("name", ["baseline", "ours"])
+def test_both_sides_learn(work, name):
+    side = getattr(work, name)()
+    batch = next(iter(work.plain))
+    losses = [side.step(batch) for _ in range(12)]
+    assert losses[-1] < losses[0] - 0.01
+
+
+def test_the_first_loss_of_the_baseline_is_the_mean_over_real_tokens(work):
+    side, batch = work.baseline(), next(iter(work.plain))
+    side.model.eval()  # without dropout
+    with torch.no_grad():
+        logits = side.model(batch.src, batch.tgt_in)
+    real = batch.labels != IGNORED_LABEL
+    smoothing = work.config.training.label_smoothing
+    nll = F.cross_entropy(logits[real], batch.labels[real], reduction="sum", label_smoothing=smoothing)
+    assert side.step(batch) == pytest.approx(nll.item() / batch.num_tgt_tokens, rel=1e-5)
+
+
+def test_peak_of_a_trace():
+    def memory(ts: float, change: int) -> dict:
+        return {"name": "[memory]", "ts": ts, "args": {"Bytes": change}}
+
+    gradient = {"name": f"{GRADIENT}60", "ts": 3.5}
+    later = [memory(5, -60), memory(4, 90)]
+    events = [{"name": "aten::mm", "ts": 0.5}, memory(1, 100), memory(2, -100), memory(3, 60)]
+    assert peak_of([*events, *later]) == 150
+    assert peak_of([*events, gradient, *later]) == 100
+
+
+def test_peak_of_a_step_leaves_whole_gradients_out():
+    size = 1 << 20
+    model = nn.ParameterList(nn.Parameter(torch.ones(size)) for _ in range(4))
+    kept = peak_bytes(model, lambda: sum(p.sum() for p in model).backward())
+    assert 4 * size <= kept < 5 * size  # one gradient in the making, three whole or not begun
+    assert all(p.grad is not None for p in model)
+    model.zero_grad(set_to_none=True)
+
+    def step() -> None:
+        held = torch.ones(3, size)
+        del held
+        torch.ones(2, size)
+
+    assert peak_bytes(model, step) == 3 * 4 * size
+
+
+def test_peak_wants_no_gradient_of_an_earlier_step():
+    model = nn.Linear(2, 2)
+    model(torch.ones(1, 2)).sum().backward()
+    with pytest.raises(AssertionError, match="a gradient of an earlier step is left"):
+        peak_bytes(model, lambda: None)
+
+
+def test_resident_memory_of_a_side(work):
+    resident.save(work)
+    found = resident.main(work.folder, "ours", 8, 2)
+    assert found["peak_mb"] > 50 and 0 <= found["by_training_mb"] < found["peak_mb"]
+
+
+@pytest.mark.slow
+def test_resident_memory_in_a_process_of_its_own(work):
+    resident.save(work)
+    found = {name: resident.peak_rss(work, name, pairs_per_step=8, steps=2) for name in ("baseline", "ours")}
+    assert all(side is not None and side["peak_mb"] > 50 for side in found.values())
+
+
+@pytest.mark.parametrize(
+    ("lower", "ours", "claimed", "verdict"),
+    [
+        (True, 50.0, 0.58, "holds"),
+        (True, 60.0, 0.58, "DOES NOT HOLD"),
+        (False, 150.0, 1.5, "holds"),
+        (False, 149.0, 1.5, "DOES NOT HOLD"),
+    ],
+)
+def test_a_claim_that_does_not_hold_is_called_so(lower, ours, claimed, verdict):
+    claim = Claim("x", "MB", "some", claimed, lower, [100.0, 90.0, 110.0], [ours, ours - 1, ours + 11])
+    assert claim.holds == (verdict == "holds") and claim.ratio == ours / 100
+    header, line = table([claim])
+    assert header.split()[:4] == ["claim", "unit", "baseline", "ours"]
+    low, high = (f"{value:.2f}" for value in claim.ratio_range)
+    assert line.endswith(verdict) and f"{claim.ratio:.2f} ({low} to {high})" in line
+
+
+def test_which_text_is_taken(tmp_path, monkeypatch, text):
+    monkeypatch.delenv("PYTORCH_DL_DATA", raising=False)
+    assert find_text(None) is None and find_text(text) == text
+    dates = text_settings(None, src_suffix="en", tgt_suffix="de")
+    assert dates["data.train_data_path"] == str(dates_file("train")) and "dates" in DATES
+    configuration(Config(), dates, [])
+    monkeypatch.setenv("PYTORCH_DL_DATA", str(tmp_path))
+    assert find_text(None) is None
+    (tmp_path / "multi30k").mkdir()
+    with pytest.raises(DataError, match=r"multi30k: holds no train\.\*"):
+        find_text(None)
+    (tmp_path / "multi30k" / "train.en.gz").touch()
+    assert find_text(None) == tmp_path / "multi30k"
+
+
+def test_one_vocabulary_is_asked_for(text, tmp_path):
+    apart = ["data.shared_vocabulary=false", "model.tie_embeddings=none"]
+    config = configuration(Config(), text_settings(text, src_suffix="en", tgt_suffix="de"), [*SETTINGS, *apart])
+    with pytest.raises(ConfigError, match="the baseline has one vocabulary"):
+        prepare(config, tmp_path, pairs_per_step=8)
+
+
+@pytest.mark.parametrize("pairs", [4, 16, 40])
+def test_batches_hold_as_many_pairs_as_asked_for(work, pairs):
+    plan = fitted(work.loader.planner, pairs).plan(0)
+    assert PAIRS / len(plan) == pytest.approx(pairs, rel=0.2)
+
+
+def test_counts_of_an_epoch(work):
+    epoch = count_epoch(work.plain)
+    batches = list(work.plain)
+    assert epoch == Epoch(
+        batches=15,
+        pairs=PAIRS,
+        real_tokens=sum(b.num_src_tokens + b.num_tgt_tokens for b in batches),
+        positions=sum(b.src.numel() + b.labels.numel() for b in batches),
+    )
+    assert mean_target(work.plain) == pytest.approx(sum(b.num_tgt_tokens for b in batches) / PAIRS)
