@@ -225,7 +225,7 @@ def _new_folder() -> Path:
 
 def main() -> None:
     """Run the command line of this process, and end it with the exit code."""
-    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # same bits in each process; must be set before torch is loaded
+    fix_kernels()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP, and means it
             signal.signal(number, signal.default_int_handler)
@@ -233,6 +233,19 @@ def main() -> None:
         stream.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     code = execute([word for word in sys.argv[1:] if word != "--debug"], debug="--debug" in sys.argv)
     raise SystemExit(_flush(code))
+
+
+def fix_kernels() -> None:
+    """Let MKL choose its kernels by the CPU alone: same bits in each process. It must be told before torch is loaded.
+
+    Its own choice, AUTO, takes the slowest kernels on a CPU that is not Intel's: up to 40 % slower.
+    """
+    cpu = Path("/proc/cpuinfo")
+    features = cpu.read_text() if cpu.exists() else ""
+    if "avx2" in features and "avx512f" not in features:
+        os.environ.setdefault("MKL_CBWR", "AVX2")
+    elif "avx512f" in features and "GenuineIntel" in features:
+        os.environ.setdefault("MKL_CBWR", "AVX512")
 
 
 def execute(arguments: list[str], *, debug: bool = False) -> int:

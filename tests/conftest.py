@@ -1,12 +1,13 @@
 """What all tests share: one thread, and a finished run that the tests of the command line read and never write to."""
 
-import os
 from pathlib import Path
 
 import pytest
 from tiny_runs import TINY, write_tsv
 
-os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # before torch is loaded, as the command line does: equal bits
+from pytorch_dl.cli import fix_kernels
+
+fix_kernels()  # before torch is loaded, as the command line does: equal bits
 
 
 @pytest.fixture(scope="session", autouse=True)
