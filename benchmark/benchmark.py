@@ -23,6 +23,7 @@ from benchmark.resident import peak_rss, save
 from benchmark.workload import DATES, Workload, configuration, find_text, prepare, text_settings
 from pytorch_dl.config import Config, get_config
 from pytorch_dl.config.templates import TEMPLATES
+from pytorch_dl.dataset.efficient_dataloader import texts_of
 from pytorch_dl.errors import ConfigError, UserError
 from pytorch_dl.files import write_json
 
@@ -92,9 +93,9 @@ def run(options: argparse.Namespace) -> Path:
         sides: list[Side] = [work.baseline(), work.ours()]
         figures = measure(work, sides, amount, say=say)
     size = " ".join([preset or "default model", *options.settings])
-    compared = _compared(work, sides, figures, str(folder or DATES), size)
+    compared = _compared(work, sides, figures, folder.resolve().name if folder else DATES, size)
     claims = claims_of(figures)
-    for line in [*_said(where, compared, amount), "", *table(claims), *_rss_lines(resident)]:
+    for line in [*_said(where, compared, amount), "", *table(claims), *_other_lines(resident, figures)]:
         print(line)
     written = {
         "machine": where,
@@ -104,6 +105,7 @@ def run(options: argparse.Namespace) -> Path:
         "claims": [claim.as_json() for claim in claims],
         "peak_rss": resident,
         "loss_per_token": figures.losses,
+        "warmup_seconds": figures.warmup_s,
     }
     write_json(options.out / "results.json", written)
     title = f"{compared['size']}, {compared['text']}, {where['cpu'] if where['gpu'] == 'none' else where['gpu']}"
@@ -129,6 +131,7 @@ def _compared(work: Workload, sides: list[Side], figures: Figures, text: str, si
     model = work.config.model
     found: dict[str, Any] = {
         "text": text,
+        "text_sha256": texts_of(work.config.data, seed=work.config.system.seed).train[0].fingerprint(),
         "vocabulary": f"{work.tokenizers.tgt.vocab_size:,} tokens ({work.config.data.tokenizer_name})",
         "size": f"d_model {model.d_model}, {model.num_encoder_layers}+{model.num_decoder_layers} layers ({size})",
         "new_tokens": figures.new_tokens,
@@ -141,7 +144,9 @@ def _compared(work: Workload, sides: list[Side], figures: Figures, text: str, si
             "pairs_per_step": epoch.pairs / epoch.batches,
             "epoch": epoch._asdict(),
         }
-    return {**found, "config": work.config.model_dump()}
+    config = work.config.model_dump()
+    config["data"]["train_data_path"] = text  # the place on this machine is nobody's business
+    return {**found, "config": config}
 
 
 def _said(where: dict[str, Any], compared: dict[str, Any], amount: Amount) -> list[str]:
@@ -171,15 +176,19 @@ def _wrapped(name: str, fact: str) -> list[str]:
     return textwrap.wrap(fact, 120, initial_indent=f"{name:<18}", subsequent_indent=" " * 18)
 
 
-def _rss_lines(resident: dict[str, Any] | None) -> list[str]:
+def _other_lines(resident: dict[str, Any] | None, figures: Figures) -> list[str]:
+    """Figures that the specification does not claim."""
+    warm = " and ".join(f"{figures.warmup_s[name]:.1f} s {name}" for name in NAMES)
+    lines = ["", f"warming up took {warm}, compilation (where asked for) included"]
     if resident is None:
-        return ["peak RSS: not measured"]
-    baseline, ours = (resident[name] for name in NAMES)
-    return [
-        f"peak RSS of a process: {baseline['peak_mb']:,.0f} MB baseline, {ours['peak_mb']:,.0f} MB ours; came with the "
-        f"training steps: {baseline['by_training_mb']:,.0f} and {ours['by_training_mb']:,.0f} MB "
-        "(gradients, optimizer state and what libraries keep included)"
-    ]
+        return [*lines, "peak RSS: not measured"]
+    for name in NAMES:
+        peak, grown = resident[name]["peak_mb"], resident[name]["by_training_mb"]
+        lines.append(
+            f"peak RSS of a process that trains {name:<8}: {peak:,.0f} MB; {grown:,.0f} MB came with the steps: "
+            "gradients, optimizer state, activations, what libraries keep"
+        )
+    return lines
 
 
 if __name__ == "__main__":

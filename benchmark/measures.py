@@ -56,6 +56,8 @@ class Figures:
 
     epochs: dict[str, Epoch]
     new_tokens: int
+    warmup_s: dict[str, float] = field(default_factory=dict)
+    """Seconds of the steps before the first repeat, compilation included."""
     memory_mb: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in NAMES})
     train_tokens_per_s: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in NAMES})
     sentences_per_s: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in NAMES})
@@ -73,7 +75,9 @@ def measure(work: Workload, sides: list[Side], amount: Amount, *, say: Callable[
     say(f"{tokens.pairs:,} pairs, {tokens.real_tokens:,} tokens; warming up")
     batches = {name: endless(loader) for name, loader in loaders.items()}
     for side in sides:
+        start = time.perf_counter()
         train(side, batches[side.name], amount.warmup)
+        figures.warmup_s[side.name] = time.perf_counter() - start
         side.decode(next(batches["baseline"]).src, figures.new_tokens)
     for repeat in range(amount.repeats):
         say(f"repeat {repeat + 1} of {amount.repeats}")

@@ -4,6 +4,7 @@ import os
 import platform
 import statistics
 import subprocess
+import textwrap
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -122,17 +123,17 @@ def write_plot(path: Path, claims: list[Claim], title: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(textwrap.fill(title, 150), fontsize=9)
     for axes, claim in zip(figure.subplots(1, len(claims)), claims, strict=True):
         met = claim.medians[0] * claim.claimed
-        bars = axes.bar(NAMES, claim.medians, color=["#9aa5b1", "#2a78b5"], width=0.6)
-        axes.bar_label(bars, [rounded(value) for value in claim.medians], padding=9, fontsize=9)
+        labels = [f"{name}\n{rounded(value)}" for name, value in zip(NAMES, claim.medians, strict=True)]
+        axes.bar(labels, claim.medians, color=["#9aa5b1", "#2a78b5"], width=0.6)
         for place, repeats in enumerate((claim.baseline, claim.ours)):
             axes.plot([place] * len(repeats), repeats, "o", color="black", markersize=3, alpha=0.6)
         axes.axhline(met, color="#c0392b", linestyle="--", linewidth=1)
-        axes.set_ylim(0, 1.2 * max(*claim.baseline, *claim.ours, met))
+        axes.set_ylim(0, 1.1 * max(*claim.baseline, *claim.ours, met))
         better = "lower is better" if claim.lower_is_better else "higher is better"
         axes.set_title(f"{claim.name}: x {claim.ratio:.2f}", fontsize=10)
         axes.set_ylabel(f"{claim.unit} ({better})", fontsize=8)

@@ -63,10 +63,13 @@ def test_the_file_says_where_what_and_how(results, text):
         "machine"
     ].keys()
     compared = results["compared"]
-    assert compared["text"] == str(text) and compared["size"].startswith(
-        "d_model 16, 1+1 layers (nano model.d_model=16"
+    assert (
+        compared["text"] == text.name
+        and len(compared["text_sha256"]) == 64
+        and compared["size"].startswith("d_model 16, 1+1 layers (nano model.d_model=16")
     )
     assert compared["config"]["model"]["d_model"] == 16
+    assert str(text) not in json.dumps(results)
     assert results["settings"] == {"repeats": 3, "steps": 2, "warmup": 1, "new_tokens": 0}
     assert "torch.nn.Transformer" in compared["baseline"]["what"] and "swiglu" in compared["ours"]["what"]
     sizes = [compared[name]["parameters"] for name in ("baseline", "ours")]
@@ -88,6 +91,7 @@ def test_all_repeats_are_kept_and_the_ratios_follow_from_them(results):
         target = claim["specification"]["ratio"]
         assert claim["holds"] == (claim["ratio"] <= target if claim["lower_is_better"] else claim["ratio"] >= target)
     assert all(0 < loss < 20 for losses in results["loss_per_token"].values() for loss in losses)
+    assert min(results["warmup_seconds"].values()) > 0
 
 
 def test_efficiency_is_that_of_the_text(results, text, work):
