@@ -27,7 +27,7 @@ CHUNK = 1000  # lines that are translated together
 
 def print_check(config: Config, *, as_json: bool) -> None:
     """Print the check's report; errors in the text end with the exit code of faulty data."""
-    report = check_texts(config)
+    report, _ = check_texts(config, lambda line: print(line, file=sys.stderr))
     print(json.dumps(report.to_json(), ensure_ascii=False, indent=2) if as_json else "\n".join(report.lines()))
     refuse_errors(report)
 

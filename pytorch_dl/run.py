@@ -36,10 +36,14 @@ Record = dict[str, list[RecordedText]]  # of each field of Texts
 SAMPLES = 5
 
 
-def check_texts(config: Config) -> CheckReport:
-    """Look at the texts before anything is made of them."""
-    train, val = texts_of(config.data, seed=config.system.seed)
-    return check(train, val or None)
+def check_texts(config: Config, say: Say) -> tuple[CheckReport, TokenizerPair | None]:
+    """Look at the texts before anything is trained on them; where they are readable, at their tokens as well."""
+    texts = texts_of(config.data, seed=config.system.seed)
+    report = check(texts.train, texts.val or None)
+    if report.errors:
+        return report, None
+    tokenizers = _new_tokenizers(config, texts, say)
+    return check(texts.train, texts.val or None, tokenizers=tokenizers, max_length=config.data.max_length), tokenizers
 
 
 def refuse_errors(report: CheckReport) -> None:
@@ -57,9 +61,10 @@ def begin(config: Config, out: Path, *, progress: Progress, beam_size: int | Non
     """
     folder = RunFolder(out)
     folder.refuse_another()
-    if beam_size:
-        _check_before(config, progress.say)
+    tokenizers = _check_before(config, progress.say) if beam_size else None
     folder.create(config, beam_size=beam_size)
+    if tokenizers:
+        tokenizers.save(folder.tokenizer)
     return folder
 
 
@@ -164,13 +169,14 @@ def _resumable(folder: RunFolder) -> Iterator[None]:
         ) from None
 
 
-def _check_before(config: Config, say: Say) -> None:
-    report = check_texts(config)
+def _check_before(config: Config, say: Say) -> TokenizerPair | None:
+    report, tokenizers = check_texts(config, say)
     for line in report.lines():
         say(line)
     refuse_errors(report)
     if config.data.test_data_path:
         _evaluation_text(config)  # a fault in it shows now rather than after the training
+    return tokenizers
 
 
 def _evaluation_text(config: Config) -> tuple[str, list[TextPair]]:
@@ -202,15 +208,19 @@ def _tokenizers(folder: RunFolder, config: Config, texts: Texts, say: Say) -> To
     """Those of the folder, which must be whole once a model was trained with them."""
     if damage(folder.tokenizer) is None or ckpt.checkpoints(folder.checkpoints):
         return TokenizerPair.load(folder.tokenizer)
-    tokenizers = build_tokenizers(
+    tokenizers = _new_tokenizers(config, texts, say)
+    tokenizers.save(folder.tokenizer)
+    return tokenizers
+
+
+def _new_tokenizers(config: Config, texts: Texts, say: Say) -> TokenizerPair:
+    return build_tokenizers(
         texts.train,
         name=config.data.tokenizer_name,
         vocab_size=config.data.vocab_size,
         shared=config.data.shared_vocabulary,
         report=say,
     )
-    tokenizers.save(folder.tokenizer)
-    return tokenizers
 
 
 def _same_texts(folder: RunFolder, config: Config, say: Say) -> Texts:

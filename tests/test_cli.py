@@ -536,7 +536,9 @@ class TestProcess:
             "finally: assert 'torch' not in sys.modules; print(os.environ.get('MKL_CBWR'), file=sys.stderr)\n"
         )
         inherited = {name: value for name, value in environment().items() if name != "MKL_CBWR"}
-        done = subprocess.run([sys.executable, "-c", program], check=True, env=inherited, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program], check=True, env=inherited, capture_output=True, text=True
+        )
         features = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
         fixed = "avx2" in features and ("avx512f" not in features or "GenuineIntel" in features)
         assert done.stderr.strip() in (("AVX2", "AVX512") if fixed else ("None",))
