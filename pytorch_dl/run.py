@@ -5,26 +5,23 @@ Every part leaves its result in the run folder and finds it there again, so a ru
 
 import contextlib
 import itertools
-import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import save_file
 
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.check import CheckReport, check
-from pytorch_dl.dataset.efficient_dataloader import DataModule, RecordedText, Texts, source, texts_of
-from pytorch_dl.dataset.text_files import PairStream, TextPair
-from pytorch_dl.dataset.text_pair import Fault
-from pytorch_dl.dataset.tokenizer import TokenizerPair, build_tokenizers
-from pytorch_dl.errors import CheckpointError, DataError, Interrupted
+from pytorch_dl.dataset.efficient_dataloader import DataModule, source, texts_of
+from pytorch_dl.dataset.text_files import TextPair
+from pytorch_dl.dataset.tokenizer import TokenizerPair
+from pytorch_dl.errors import DataError, Interrupted
 from pytorch_dl.evaluation.metrics import Score, bleu, chrf, exact_match
 from pytorch_dl.evaluation.report import score, score_lines, write_report
-from pytorch_dl.files import RunLock, damage, new_folder, remove_leftovers, write_file, write_json
+from pytorch_dl.files import RunLock, new_folder, remove_leftovers, write_file, write_json
 from pytorch_dl.generation.generate import SearchSettings
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from pytorch_dl.prepare import new_tokenizers, prepare
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.progress import Progress, Sample
 from pytorch_dl.training.run_folder import RunFolder
@@ -32,7 +29,6 @@ from pytorch_dl.training.trainer import Decode, Decoded, create_trainer
 from pytorch_dl.translator import Translator, build_model, load
 
 Say = Callable[[str], None]
-Record = dict[str, list[RecordedText]]  # of each field of Texts
 SAMPLES = 5
 
 
@@ -42,7 +38,7 @@ def check_texts(config: Config, say: Say) -> tuple[CheckReport, TokenizerPair | 
     report = check(texts.train, texts.val or None)
     if report.errors:
         return report, None
-    tokenizers = _new_tokenizers(config, texts, say)
+    tokenizers = new_tokenizers(config, texts, say)
     return check(texts.train, texts.val or None, tokenizers=tokenizers, max_length=config.data.max_length), tokenizers
 
 
@@ -89,7 +85,7 @@ def train(folder: RunFolder, *, progress: Progress) -> None:
         return
     with RunLock(folder.path):
         remove_leftovers(folder.path)
-        data = _prepare(folder, config, progress.say)
+        data = prepare(folder, config, progress.say)
         model = build_model(config, data.tokenizers)
         progress.say(f"model: {model.num_parameters():,} parameters on {next(model.parameters()).device}")
         val = data.val_dataloader()
@@ -186,103 +182,6 @@ def _evaluation_text(config: Config) -> tuple[str, list[TextPair]]:
         return "test", list(source(data, data.test_data_path, data.test_tgt_path))
     val = texts_of(data, seed=config.system.seed).val
     return "validation", [pair for stream in val for pair in stream]
-
-
-def _prepare(folder: RunFolder, config: Config, say: Say) -> DataModule:
-    """Tokenizers and token stores, found in the folder or made."""
-    texts = _same_texts(folder, config, say)
-    data = DataModule(
-        data=config.data,
-        batch_size=config.training.batch_size,
-        seed=config.system.seed,
-        tokenizers=_tokenizers(folder, config, texts, say),
-        texts=texts,
-        cache_dir=config.data.cache_dir or folder.cache,
-        report=say,
-    )
-    data.setup()
-    return data
-
-
-def _tokenizers(folder: RunFolder, config: Config, texts: Texts, say: Say) -> TokenizerPair:
-    """Those of the folder, which must be whole once a model was trained with them."""
-    if damage(folder.tokenizer) is None or ckpt.checkpoints(folder.checkpoints):
-        return TokenizerPair.load(folder.tokenizer)
-    tokenizers = _new_tokenizers(config, texts, say)
-    tokenizers.save(folder.tokenizer)
-    return tokenizers
-
-
-def _new_tokenizers(config: Config, texts: Texts, say: Say) -> TokenizerPair:
-    return build_tokenizers(
-        texts.train,
-        name=config.data.tokenizer_name,
-        vocab_size=config.data.vocab_size,
-        shared=config.data.shared_vocabulary,
-        report=say,
-    )
-
-
-def _same_texts(folder: RunFolder, config: Config, say: Say) -> Texts:
-    """The texts, which must be those that the run began with; the token stores do in place of texts that are gone."""
-    recorded = _recorded_texts(folder)
-    try:
-        texts = texts_of(config.data, seed=config.system.seed)
-        now = {side: [_record(text) for text in getattr(texts, side)] for side in Texts._fields}
-    except DataError as error:
-        if recorded is None:
-            raise
-        if not (isinstance(error, Fault) and error.kind == "file"):
-            raise _changed(folder, str(error)) from None
-        say(f"the text cannot be read, its prepared form does instead: {error.where}: {error.what}")
-        return Texts([*recorded["train"]], [*recorded["val"]])
-    if _sums(now) != _sums(recorded):
-        if recorded and ckpt.checkpoints(folder.checkpoints):
-            raise _changed(folder, _first_change(recorded, now))
-        if recorded:
-            say("the text has changed before the first checkpoint: it is prepared anew")
-        shutil.rmtree(folder.tokenizer, ignore_errors=True)  # that of the other text
-        write_json(folder.data, {side: [asdict(text) for text in now[side]] for side in Texts._fields})
-    return texts
-
-
-def _changed(folder: RunFolder, how: str) -> CheckpointError:
-    return CheckpointError(
-        f"the text has changed since the run began: {how}",
-        where=str(folder.path),
-        fix="restore the text, or begin another run",
-    )
-
-
-def _record(text: PairStream) -> RecordedText:
-    return RecordedText(text.name, text.weight, text.fingerprint())
-
-
-def _sums(texts: Record | None) -> dict[str, list[str]] | None:
-    """What must stay the same: the contents, wherever the files lie."""
-    return {side: [text.sha256 for text in texts[side]] for side in texts} if texts else None
-
-
-def _first_change(recorded: Record, now: Record) -> str:
-    for side in Texts._fields:
-        for old, new in itertools.zip_longest(recorded[side], now[side]):
-            if (old and old.sha256) != (new and new.sha256):
-                name = (new or old).name
-                before, after = (text.sha256[:12] if text else "none" for text in (old, new))
-                return f"{name} has the fingerprint {after}, expected {before}"
-    return "other texts"
-
-
-def _recorded_texts(folder: RunFolder) -> Record | None:
-    if not folder.data.exists():
-        return None
-    try:
-        sides = json.loads(folder.data.read_bytes())
-        return {side: [RecordedText(**text) for text in sides[side]] for side in Texts._fields}
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CheckpointError(
-            f"cannot be read: {error}", where=str(folder.data), fix="restore it from a backup"
-        ) from None
 
 
 def _decoder(data: DataModule, *, count: int) -> Decode | None:

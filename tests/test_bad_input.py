@@ -1,7 +1,7 @@
 """Whatever a user or a broken disk may hand over: the exit code, one line that names place and values, nothing left.
 
-Each case starts in a folder with good.tsv, good.src, good.tgt and the finished run `done` on text.tsv; it spoils one
-thing and calls one command.
+Each case starts in a folder with good.tsv, good.src, good.tgt, c.yaml and the finished run `done` on text.tsv; it
+spoils one thing and calls one command.
 """
 
 import fcntl
@@ -157,9 +157,19 @@ TEXTS = [
     case("number", write("a.jsonl", '{"src": "a", "tgt": 7}\n'), RUN + "--src a.jsonl", 3, "a.jsonl:1", "7"),
     case("parquet", write("a.parquet", "PAR1"), RUN + "--src a.parquet", 3, "a.parquet", "Parquet"),
     case("split", nothing, RUN + "--src good.tsv --split 60", 3, "good.tsv", "hold out 60 of 60 pairs"),
-    case("too long", nothing, RUN + "--src good.tsv data.max_length=2", 3, "all 60 training pairs", "max_length (2)"),
+    case(
+        "too long", nothing, RUN + "--src good.tsv data.max_length=2", 3, "60 (100.0 %) pairs", "max_length (2 tokens)"
+    ),
     case("validation", nothing, RUN + "--src good.tsv --val-src no.tsv", 3, "no.tsv: no such file"),
     case("test", nothing, RUN + "--src good.tsv --test-src no.tsv", 3, "no.tsv: no such file"),
+    case(
+        "all too long",
+        nothing,
+        "train c.yaml --out new data.max_length=2",
+        3,
+        "all 60 training pairs",
+        "max_length (2)",
+    ),
     case("check", write("a.tsv", "a\n\n"), "check --src a.tsv", 3, "a.tsv:1", "(and 1 more)"),
 ]
 CONFIGS = [
@@ -258,6 +268,7 @@ def folder(tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """The working folder of a case."""
     monkeypatch.chdir(tmp_path)
     write_tsv(HERE / "good.tsv")
+    (HERE / "c.yaml").write_text("data: {train_data_path: good.tsv}")
     for name, side in zip(("good.src", "good.tgt"), zip(*pairs(60), strict=True), strict=True):
         (HERE / name).write_text("".join(f"{text}\n" for text in side))
     shutil.copytree(tiny_run, "done")

@@ -46,7 +46,7 @@ def test_our_own_bugs_are_one_line_too(debug, monkeypatch, capsys):
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("in the middle\nof two lines")
 
-    monkeypatch.setattr("pytorch_dl.run.check_texts", broken)
+    monkeypatch.setattr("pytorch_dl.commands.check_texts", broken)
     assert execute(["check", "--src", "a.tsv"], debug=debug) == 1
     err = capsys.readouterr().err
     assert err.splitlines()[-1].startswith("pytorch-dl: error: internal error, please report it: ZeroDivisionError")

@@ -1,0 +1,121 @@
+"""What a run trains on: its texts, tokenizers and token stores, found in its folder or made.
+
+data.json there holds the fingerprints of the texts, so that a resumed run trains on what it began with.
+"""
+
+import itertools
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+
+from pytorch_dl.config import Config
+from pytorch_dl.dataset.efficient_dataloader import DataModule, RecordedText, Texts, texts_of
+from pytorch_dl.dataset.text_files import PairStream
+from pytorch_dl.dataset.text_pair import Fault
+from pytorch_dl.dataset.tokenizer import TokenizerPair, build_tokenizers
+from pytorch_dl.errors import CheckpointError, DataError
+from pytorch_dl.files import damage, write_json
+from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training.run_folder import RunFolder
+
+Say = Callable[[str], None]
+Record = dict[str, list[RecordedText]]  # of each field of Texts
+
+
+def prepare(folder: RunFolder, config: Config, say: Say) -> DataModule:
+    """Tokenizers and token stores, found in the folder or made."""
+    texts = _same_texts(folder, config, say)
+    data = DataModule(
+        data=config.data,
+        batch_size=config.training.batch_size,
+        seed=config.system.seed,
+        tokenizers=_tokenizers(folder, config, texts, say),
+        texts=texts,
+        cache_dir=config.data.cache_dir or folder.cache,
+        report=say,
+    )
+    data.setup()
+    return data
+
+
+def _tokenizers(folder: RunFolder, config: Config, texts: Texts, say: Say) -> TokenizerPair:
+    """Those of the folder, which must be whole once a model was trained with them."""
+    if damage(folder.tokenizer) is None or ckpt.checkpoints(folder.checkpoints):
+        return TokenizerPair.load(folder.tokenizer)
+    tokenizers = new_tokenizers(config, texts, say)
+    tokenizers.save(folder.tokenizer)
+    return tokenizers
+
+
+def new_tokenizers(config: Config, texts: Texts, say: Say) -> TokenizerPair:
+    """Tokenizers as the configuration wants them, trained on the texts unless they are pretrained."""
+    return build_tokenizers(
+        texts.train,
+        name=config.data.tokenizer_name,
+        vocab_size=config.data.vocab_size,
+        shared=config.data.shared_vocabulary,
+        report=say,
+    )
+
+
+def _same_texts(folder: RunFolder, config: Config, say: Say) -> Texts:
+    """The texts, which must be those that the run began with; the token stores do in place of texts that are gone."""
+    recorded = _recorded_texts(folder)
+    try:
+        texts = texts_of(config.data, seed=config.system.seed)
+        now = {side: [_record(text) for text in getattr(texts, side)] for side in Texts._fields}
+    except DataError as error:
+        if recorded is None:
+            raise
+        if not (isinstance(error, Fault) and error.kind == "file"):
+            raise _changed(folder, str(error)) from None
+        say(f"the text cannot be read, its prepared form does instead: {error.where}: {error.what}")
+        return Texts([*recorded["train"]], [*recorded["val"]])
+    if _sums(now) != _sums(recorded):
+        if recorded and ckpt.checkpoints(folder.checkpoints):
+            raise _changed(folder, _first_change(recorded, now))
+        if recorded:
+            say("the text has changed before the first checkpoint: it is prepared anew")
+            shutil.rmtree(folder.tokenizer, ignore_errors=True)
+        write_json(folder.data, {side: [asdict(text) for text in now[side]] for side in Texts._fields})
+    return texts
+
+
+def _changed(folder: RunFolder, how: str) -> CheckpointError:
+    return CheckpointError(
+        f"the text has changed since the run began: {how}",
+        where=str(folder.path),
+        fix="restore the text, or begin another run",
+    )
+
+
+def _record(text: PairStream) -> RecordedText:
+    return RecordedText(text.name, text.weight, text.fingerprint())
+
+
+def _sums(texts: Record | None) -> dict[str, list[str]] | None:
+    """What must stay the same: the contents, wherever the files lie."""
+    return {side: [text.sha256 for text in texts[side]] for side in texts} if texts else None
+
+
+def _first_change(recorded: Record, now: Record) -> str:
+    for side in Texts._fields:
+        for old, new in itertools.zip_longest(recorded[side], now[side]):
+            if (old and old.sha256) != (new and new.sha256):
+                name = (new or old).name
+                before, after = (text.sha256[:12] if text else "none" for text in (old, new))
+                return f"{name} has the fingerprint {after}, expected {before}"
+    return "other texts"
+
+
+def _recorded_texts(folder: RunFolder) -> Record | None:
+    if not folder.data.exists():
+        return None
+    try:
+        sides = json.loads(folder.data.read_bytes())
+        return {side: [RecordedText(**text) for text in sides[side]] for side in Texts._fields}
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CheckpointError(
+            f"cannot be read: {error}", where=str(folder.data), fix="restore it from a backup"
+        ) from None
