@@ -272,7 +272,10 @@ class OptimizedTrainer:
             ckpt.load_weights(self.model, best, where=str(self.checkpoint_dir))
 
     def _interrupted(self) -> Interrupted:
-        what = f"stopped by signal {self._stop.signal} at step {self.state.step:,}"
+        what = f"stopped by signal {self._stop.signal} "
+        if self.state.step == 0:
+            return Interrupted(f"{what}before the first step; nothing had to be saved", fix="start it again")
+        what += f"at step {self.state.step:,}"
         if not self.checkpoint_dir:
             return Interrupted(f"{what}; nothing was saved, as there is no checkpoint_dir")
         return Interrupted(f"{what}, which is saved", where=str(self.checkpoint_dir.parent), fix="resume it to go on")

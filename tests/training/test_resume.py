@@ -1,0 +1,358 @@
+"""Resumed training equals training in one go, bit by bit: from every step, several times over, however interrupted."""
+
+import functools
+import hashlib
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from faults import killed_at, number_of_calls
+from tiny import tiny_loader, tiny_model, tiny_trainer
+
+from pytorch_dl.dataset.batching import Batch
+from pytorch_dl.errors import CheckpointError, Interrupted
+from pytorch_dl.files import MANIFEST, damage, write_json
+from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training.metrics import METRICS
+from pytorch_dl.training.trainer import OptimizedTrainer
+
+EPOCH = 4  # batches, where they are padded; 3 or 4 where they are packed
+
+
+class Crash(Exception):
+    """Stands for a process that is killed between two steps."""
+
+
+def make(folder: Path, *, packed: bool = False, workers: int = 0, **settings: Any) -> OptimizedTrainer:
+    given = {"num_epochs": 3, "label_smoothing": 0.1, **settings}
+    return tiny_trainer(
+        folder,
+        settings=given,
+        train_dataloader=tiny_loader(9 if packed else 8, packed=packed, workers=workers, max_tokens=20),
+        val_dataloader=tiny_loader(4, seed=2, batch_size=2),
+        schedule=lambda step, total: step / total,
+    )
+
+
+def result(trainer: OptimizedTrainer) -> dict[str, str]:
+    """Checksums of what training leaves: the last checkpoint without its times, the record, the weights for use."""
+    assert trainer.checkpoint_dir is not None
+    last = ckpt.checkpoints(trainer.checkpoint_dir)[0]
+    assert damage(last) is None
+    sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in last.glob("*.safetensors")}
+    sums["state"] = repr({**ckpt.read_state(last), "seconds": 0})
+    sums["metrics"] = (trainer.checkpoint_dir.parent / METRICS).read_text()
+    for name, tensor in trainer.model.state_dict().items():
+        sums[name] = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+    return sums
+
+
+@functools.cache
+def straight(**settings: Any) -> dict[str, str]:
+    """What training in one go leaves."""
+    with tempfile.TemporaryDirectory() as folder:
+        return trained(make(Path(folder), **settings))
+
+
+def trained(trainer: OptimizedTrainer) -> dict[str, str]:
+    trainer.train()
+    return result(trainer)
+
+
+def resumed(trainer: OptimizedTrainer) -> OptimizedTrainer:
+    trainer.model.load_state_dict(tiny_model(seed=99).state_dict())  # whatever was not restored would show
+    torch.manual_seed(99)
+    assert trainer.resume()
+    return trainer
+
+
+def crashing(trainer: OptimizedTrainer, *, after: int) -> OptimizedTrainer:
+    """The trainer, to be killed when it has made so many steps."""
+    step, left = trainer.train_step, iter(range(after))
+
+    def train_step(batches: list[Batch], *, total_steps: int) -> Any:
+        if next(left, None) is None:
+            raise Crash
+        return step(batches, total_steps=total_steps)
+
+    trainer.train_step = train_step  # type: ignore[method-assign]
+    return trainer
+
+
+def signalled(trainer: OptimizedTrainer, *, at: int, number: int = signal.SIGTERM) -> OptimizedTrainer:
+    """The trainer, to which a signal comes while it makes a step."""
+    step = trainer.train_step
+
+    def train_step(batches: list[Batch], *, total_steps: int) -> Any:
+        if trainer.state.step + 1 == at:
+            os.kill(os.getpid(), number)
+        return step(batches, total_steps=total_steps)
+
+    trainer.train_step = train_step  # type: ignore[method-assign]
+    return trainer
+
+
+class TestEveryStep:
+    @pytest.mark.parametrize("ema_decay", [0.0, 0.9], ids=["raw", "averaged"])
+    @pytest.mark.parametrize("accumulation", [1, 3])
+    @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+    def test_is_a_place_to_resume(self, packed: bool, accumulation: int, ema_decay: float, tmp_path: Path) -> None:
+        settings = {"gradient_accumulation_steps": accumulation, "ema_decay": ema_decay}
+        whole = make(tmp_path / "whole", packed=packed, save_every=1, keep_checkpoints=99, **settings)
+        expected = trained(whole)
+        places = ckpt.checkpoints(tmp_path / "whole" / "checkpoints")
+        assert len(places) == whole.state.step >= 3
+        for number, place in enumerate(places):
+            folder = tmp_path / place.name
+            shutil.copytree(place, folder / "checkpoints" / place.name)
+            shutil.copy(tmp_path / "whole" / METRICS, folder / METRICS)
+            again = resumed(make(folder, packed=packed, workers=number % 3, **settings))
+            assert trained(again) == expected, place.name
+
+    def test_after_killed_lives_of_three_steps(self, tmp_path: Path) -> None:
+        settings = {"ema_decay": 0.9, "save_every": 2}
+        expected = straight(**settings)
+        folder, lives, lost = tmp_path / "killed", 0, []
+        while True:
+            trainer = make(folder, **settings)
+            if lives:
+                resumed(trainer)
+            crashing(trainer, after=3)
+            begun = trainer.state.step
+            try:
+                assert trained(trainer) == expected
+                break
+            except Crash:
+                lives += 1
+                lost.append(begun + 3 - trainer._saved_step)
+        assert lives >= 3
+        assert max(lost) <= 2
+
+    def test_twice_at_one_place(self, tmp_path: Path) -> None:
+        expected = straight(save_every=4)
+        folder = tmp_path / "killed"
+        with pytest.raises(Crash):
+            crashing(make(folder, save_every=4), after=7).train()
+        for _ in range(2):
+            with pytest.raises(Crash):
+                crashing(resumed(make(folder, save_every=4)), after=1).train()
+        assert trained(resumed(make(folder, save_every=4))) == expected
+
+    def test_of_a_finished_run_nothing_is_left_to_do(self, tmp_path: Path) -> None:
+        expected = trained(make(tmp_path, ema_decay=0.9, save_every=3))
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").rglob("*")}
+        again = crashing(resumed(make(tmp_path, ema_decay=0.9, save_every=3)), after=0)
+        assert trained(again) == expected
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").rglob("*")} == before
+
+    def test_dropout_is_not_a_draw(self, tmp_path: Path) -> None:
+        """The oracle sees dropout: with another seed of it, other weights come out."""
+        first, second = make(tmp_path / "1"), make(tmp_path / "2")
+        second.seed = 2
+        assert trained(first) != trained(second)
+
+
+class TestSignals:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+    @pytest.mark.parametrize("at", [1, 3, EPOCH, 3 * EPOCH], ids=lambda step: f"step {step}")
+    def test_during_a_step(self, at: int, number: int, tmp_path: Path) -> None:
+        expected = straight(ema_decay=0.9)
+        trainer = signalled(make(tmp_path / "run", ema_decay=0.9), at=at, number=number)
+        handlers = signal.getsignal(number)
+        with pytest.raises(Interrupted) as caught:
+            trainer.train()
+        assert str(caught.value) == (
+            f"{tmp_path / 'run'}: stopped by signal {number} at step {at}, which is saved. Fix: resume it to go on."
+        )
+        assert caught.value.exit_code == 75
+        assert signal.getsignal(number) == handlers
+        again = resumed(make(tmp_path / "run", ema_decay=0.9))
+        assert again.state.step == at, "nothing is lost"
+        assert trained(again) == expected
+
+    @pytest.mark.parametrize("ema_decay", [0.0, 0.9], ids=["raw", "averaged"])
+    @pytest.mark.parametrize("validation", [1, 2, 3])
+    @pytest.mark.parametrize("where", ["loss", "decode"])
+    def test_during_a_validation(self, validation: int, where: str, ema_decay: float, tmp_path: Path) -> None:
+        expected = straight(ema_decay=ema_decay)
+        trainer = make(tmp_path / "run", ema_decay=ema_decay)
+        count = iter(range(1, 99))
+
+        def come() -> None:
+            if next(count) == validation:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        if where == "decode":
+
+            def decode(model: Any, poll: Callable[[], None]) -> Any:
+                come()
+                poll()
+                return type("Decoded", (), {"scores": {}, "samples": []})
+
+            trainer.decode = decode
+        else:
+            batches = trainer.val_dataloader.batches
+
+            def interrupted_batches(epoch: int, start: int) -> Iterator[Batch]:
+                come()
+                yield from batches(epoch, start)
+
+            trainer.val_dataloader.batches = interrupted_batches
+        with pytest.raises(Interrupted, match=f"at step {EPOCH * validation}, which is saved"):
+            trainer.train()
+        again = resumed(make(tmp_path / "run", ema_decay=ema_decay))
+        assert again.state.step == EPOCH * validation
+        assert trained(again) == expected
+
+    def test_at_the_start(self, tmp_path: Path) -> None:
+        trainer = make(tmp_path / "run")
+        stop = trainer._stop
+        real = type(stop).__enter__
+
+        class Sooner(type(stop)):  # type: ignore[misc]
+            def __enter__(self) -> Any:
+                entered = real(self)
+                os.kill(os.getpid(), signal.SIGTERM)
+                return entered
+
+        trainer._stop = Sooner()
+        with pytest.raises(Interrupted, match="before the first step; nothing had to be saved"):
+            trainer.train()
+        assert not make(tmp_path / "run").resume()
+        assert trained(make(tmp_path / "run")) == straight()
+
+    def test_without_a_checkpoint_folder(self) -> None:
+        with pytest.raises(Interrupted, match="at step 2; nothing was saved, as there is no checkpoint_dir"):
+            signalled(tiny_trainer(), at=2).train()
+
+    def test_the_same_trainer_goes_on(self, tmp_path: Path) -> None:
+        trainer = signalled(make(tmp_path / "run"), at=3)
+        with pytest.raises(Interrupted):
+            trainer.train()
+        assert trained(trainer) == straight()
+
+
+class TestKilledWhileSaving:
+    """At each call of a save in turn: there are always two whole checkpoints once there were, and the best is one."""
+
+    def saved(self, folder: Path) -> OptimizedTrainer:
+        """A trainer that has saved the steps 1, 2 and 3, of which 1 is the best."""
+        trainer = make(folder, ema_decay=0.9, keep_checkpoints=2)
+        for trainer.state.step in (1, 2, 3):
+            trainer.state.best_step = 1
+            trainer.save()
+        return trainer
+
+    @pytest.mark.parametrize("step", [3, 4], ids=["again", "the next"])
+    def test_old_or_new(self, step: int, tmp_path: Path) -> None:
+        trainer, number, seconds = self.saved(tmp_path / "saved"), 0, []
+        trainer.state.step, trainer.state.seconds = step, 7.0
+        trainer.checkpoint_dir = tmp_path / "run" / "checkpoints"
+        probe = make(tmp_path / "run", ema_decay=0.9)
+        while True:
+            shutil.rmtree(tmp_path / "run", ignore_errors=True)
+            shutil.copytree(tmp_path / "saved", tmp_path / "run")
+            if not killed_at(number + 1, trainer.save):
+                break
+            number += 1
+            assert probe.resume()
+            assert not list(trainer.checkpoint_dir.glob(".*"))
+            seconds.append(probe.state.seconds)
+            whole = [path.name[-1] for path in ckpt.checkpoints(trainer.checkpoint_dir) if damage(path) is None]
+            assert whole in (["3", "2", "1"], ["4", "3", "2", "1"], ["4", "3", "1"])
+        shutil.rmtree(tmp_path / "run")
+        shutil.copytree(tmp_path / "saved", tmp_path / "run")
+        assert number == number_of_calls(trainer.save) > 20
+        assert seconds == sorted(seconds)
+        assert set(seconds) == {0.0, 7.0}
+
+
+class TestDamage:
+    @pytest.fixture
+    def run(self, tmp_path: Path) -> Path:
+        """A run killed after step 5, with checkpoints of steps 2 and 4."""
+        with pytest.raises(Crash):
+            crashing(make(tmp_path / "run", save_every=2), after=5).train()
+        assert [path.name[-1] for path in ckpt.checkpoints(tmp_path / "run" / "checkpoints")] == ["4", "2"]
+        return tmp_path / "run"
+
+    def test_the_checkpoint_before_is_used_and_that_is_said(self, run: Path) -> None:
+        newest = ckpt.checkpoints(run / "checkpoints")[0]
+        (newest / ckpt.AVERAGE).write_bytes(b"")  # not in the manifest: harmless
+        (newest / ckpt.OPTIMIZER).write_bytes(b"torn")
+        trainer = resumed(make(run, save_every=2))
+        assert trainer.state.step == 2
+        said = trainer.reporter.progress.console.file.getvalue()
+        assert "skipping checkpoint step-00000004: optimizer.safetensors does not match its checksum" in said
+        assert trained(trainer) == straight(save_every=2)
+
+    def test_a_damaged_one_does_not_push_out_a_whole_one(self, run: Path) -> None:
+        (ckpt.checkpoints(run / "checkpoints")[0] / MANIFEST).unlink()
+        trainer = crashing(resumed(make(run, save_every=1)), after=1)
+        with pytest.raises(Crash):
+            trainer.train()
+        found = ckpt.checkpoints(run / "checkpoints")
+        assert [(path.name[-1], damage(path)) for path in found] == [("3", None), ("2", None)]
+
+    def test_none_whole(self, run: Path) -> None:
+        for path in ckpt.checkpoints(run / "checkpoints"):
+            (path / ckpt.STATE).write_text("{}")
+        with pytest.raises(CheckpointError, match="none of the 2 checkpoints is whole"):
+            make(run).resume()
+        with pytest.raises(CheckpointError, match="the folder already holds checkpoints"):
+            make(run).train()
+
+    def test_a_run_that_was_begun_is_not_begun_again(self, run: Path) -> None:
+        with pytest.raises(CheckpointError, match=r"call resume\(\) before train\(\), or choose another folder"):
+            make(run).train()
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"step": -3}, "state step: "),
+            ({"precision": "fp8"}, "state precision: "),
+            ({"scaler": {"scale": 2.0}}, r"scaler of fp32 training has the fields \['scale'\]"),
+            ({"precision": "fp16"}, r"scaler of fp16 training has the fields \[\]"),
+            ({"precision": "fp16", "scaler": {"scale": 2.0}}, r"scaler of fp16 training has the fields \['scale'\]"),
+        ],
+    )
+    def test_a_hostile_state(self, values: dict[str, Any], message: str, run: Path) -> None:
+        newest = ckpt.checkpoints(run / "checkpoints")[0]
+        write_json(newest / ckpt.STATE, {**ckpt.read_state(newest), **values})
+        sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in newest.glob("*.*")}
+        del sums[MANIFEST]
+        write_json(newest / MANIFEST, sums)
+        with pytest.raises(CheckpointError, match=f"{newest.name}: {message}"):
+            make(run).resume()
+
+    def test_another_model(self, run: Path) -> None:
+        trainer = make(run)
+        other = tiny_trainer(run, model=tiny_model(d_ff=8))
+        with pytest.raises(CheckpointError, match=r"step-00000004: tensor .* has shape .*, the model expects"):
+            other.resume()
+        assert trainer.resume()
+
+    def test_a_moving_average_that_is_not_there(self, run: Path) -> None:
+        with pytest.raises(CheckpointError, match=r"average\.safetensors: not a readable safetensors file"):
+            make(run, ema_decay=0.5).resume()
+
+    def test_a_record_that_is_gone_is_not_filled_with_zeros(self, run: Path) -> None:
+        (run / METRICS).unlink()
+        resumed(make(run)).train()
+        assert (run / METRICS).read_text().startswith('{"step": 5, ')
+
+    def test_a_torn_last_line_of_the_record_is_cut(self, run: Path) -> None:
+        with open(run / METRICS, "a") as file:
+            file.write('{"step": 5, "ki')
+        assert trained(resumed(make(run, save_every=2))) == straight(save_every=2)
+
+
+def test_without_a_checkpoint_folder_there_is_nothing_to_resume() -> None:
+    with pytest.raises(ValueError, match="nothing to resume from without a checkpoint_dir"):
+        tiny_trainer().resume()
