@@ -22,7 +22,7 @@ class UserError(ValueError):
         self.what, self.where, self.fix = what, where, fix
         line = f"{where}: {what}" if where else what
         if fix:
-            line = f"{line.rstrip('.')}. Fix: {fix.rstrip('.')}."
+            line = f"{line.rstrip('.')}{'' if line.endswith('?') else '.'} Fix: {fix.rstrip('.')}."
         super().__init__(" ".join(line.split()))
 
 

@@ -223,7 +223,7 @@ class LoggingConfig(Section):
     log_every: Positive = 50
     """Steps between lines of metrics."""
     log_dir: str | None = None
-    """TensorBoard folder: `logs` in the run folder when left out."""
+    """Folder of metrics.jsonl, timing.jsonl and TensorBoard's files: the run folder when left out."""
     tensorboard: bool = True
     """Write TensorBoard files."""
     wandb: bool = False
