@@ -76,12 +76,20 @@ class WandB:
 
 
 def make_trackers(config: LoggingConfig, folder: Path, *, first_step: int, settings: Record) -> list[Tracker]:
-    """Open the trackers that the configuration asks for."""
-    trackers: list[Tracker] = []
+    """Open the trackers that the configuration asks for; one that cannot begin is left out with a warning."""
+    wanted: list[Callable[[], Tracker]] = []
     if config.tensorboard:
-        trackers.append(TensorBoard(folder / "tensorboard", first_step=first_step))
+        wanted.append(lambda: TensorBoard(folder / "tensorboard", first_step=first_step))
     if config.wandb:
-        trackers.append(WandB(config.wandb_project, folder, settings))
+        wanted.append(lambda: WandB(config.wandb_project, folder, settings))
+    trackers: list[Tracker] = []
+    for begin in wanted:
+        try:
+            trackers.append(begin())
+        except ImportError:
+            raise
+        except Exception as error:
+            warnings.warn(f"a tracker cannot begin and is left out: {error}", stacklevel=2)
     return trackers
 
 

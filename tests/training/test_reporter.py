@@ -1,0 +1,123 @@
+"""What training says: records that follow from the state alone, and lines for people."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from tiny import QUIET, silent
+
+from pytorch_dl.config.model_config import LoggingConfig
+from pytorch_dl.training.metrics import METRICS, TIMING
+from pytorch_dl.training.progress import Progress, Sample, duration
+from pytorch_dl.training.reporter import Reporter
+from pytorch_dl.training.train_state import Sums, TrainState
+
+SUMS = Sums(steps=2, loss=30.0, nll=20.0, grad_norm=3.0, src_tokens=12, tgt_tokens=10, positions=44)
+
+
+def said(progress: Progress) -> str:
+    text: str = progress.console.file.getvalue()  # type: ignore[attr-defined]
+    return text
+
+
+def records(folder: Path, name: str = METRICS) -> list[dict]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def test_a_step(tmp_path: Path) -> None:
+    state = TrainState(step=7, epoch=1, since_log=SUMS, seconds=9.0)
+    with Reporter(tmp_path, QUIET, silent(), settings={}).open(state) as reporter:
+        reporter.step(state, SUMS, learning_rate=0.25, total_steps=100, ending="soon")
+    assert records(tmp_path) == [
+        {
+            "step": 7,
+            "kind": "train",
+            "epoch": 2,
+            "loss": 3.0,
+            "nll": 2.0,
+            "ppl": math.exp(2.0),
+            "learning_rate": 0.25,
+            "grad_norm": 1.5,
+            "tgt_tokens": 10,
+        }
+    ]
+    assert state.since_log == Sums(), "the next line begins anew"
+    (timing,) = records(tmp_path, TIMING)
+    assert timing["step"] == 7
+    assert timing["seconds"] == 9.0
+    assert timing["tokens_per_second"] > 0
+
+
+@pytest.mark.parametrize(("step", "count"), [(9, 0), (10, 1), (11, 0), (20, 1)])
+def test_lines_are_due_at_multiples(step: int, count: int, tmp_path: Path) -> None:
+    state = TrainState(step=step, since_log=Sums(**vars(SUMS)))
+    with Reporter(tmp_path, LoggingConfig(log_every=10, tensorboard=False), silent(), settings={}).open(
+        state
+    ) as reporter:
+        reporter.step(state, SUMS, learning_rate=0.1, total_steps=100, ending="")
+    assert len(records(tmp_path)) == count
+    assert (state.since_log == Sums()) == bool(count)
+
+
+def test_an_epoch_and_a_validation(tmp_path: Path) -> None:
+    progress, state = silent(), TrainState(step=1234, epoch=3, seconds=3725.0)
+    samples = [Sample(f"src {i} [b]", f"ref {i}", f"out {i}") for i in range(5)]
+    with Reporter(tmp_path, QUIET, progress, settings={}).open(state) as reporter:
+        reporter.epoch(state, SUMS)
+        reporter.validation(state, {"val_loss": 1.5, "bleu": 20.0}, samples, best=True)
+        reporter.validation(state, {"val_loss": 1.5}, [], best=False)
+    epoch, first, second = records(tmp_path)
+    assert (epoch["kind"], epoch["epoch"], epoch["steps"], epoch["efficiency"]) == ("epoch", 3, 2, 0.5)
+    assert first == {"step": 1234, "kind": "validation", "val_loss": 1.5, "bleu": 20.0, "best": True}
+    assert second["best"] is False
+    assert said(progress).splitlines() == [
+        "epoch 3: 2 steps, training loss 2.000, batches 50.0% full, 1:02:05",
+        "step 1,234: val_loss 1.500, bleu 20.000, the best so far",
+        *(
+            line
+            for i in range(3)
+            for line in (f"  source       src {i} [b]", f"  reference    ref {i}", f"  translation  out {i}")
+        ),
+        "step 1,234: val_loss 1.500",
+    ]
+
+
+def test_without_a_folder_nothing_is_written() -> None:
+    state = TrainState(step=1, since_log=SUMS, metrics_position=17)
+    with Reporter(None, QUIET, silent(), settings={}).open(state) as reporter:
+        reporter.step(state, SUMS, learning_rate=0.1, total_steps=2, ending="")
+        reporter.epoch(state, SUMS)
+        assert reporter.position(state) == 17
+
+
+def test_the_position_is_that_of_the_file(tmp_path: Path) -> None:
+    state = TrainState(step=1)
+    reporter = Reporter(tmp_path, QUIET, silent(), settings={})
+    with reporter.open(state):
+        assert reporter.position(state) == 0
+        reporter.epoch(state, SUMS)
+        assert reporter.position(state) == (tmp_path / METRICS).stat().st_size > 0
+
+
+def test_a_huge_loss_has_a_finite_perplexity(tmp_path: Path) -> None:
+    with Reporter(tmp_path, QUIET, silent(), settings={}).open(TrainState()) as reporter:
+        reporter.epoch(TrainState(), Sums(nll=1e9, tgt_tokens=1))
+    assert math.isfinite(records(tmp_path)[0]["ppl"])
+
+
+def test_quiet_progress_speaks_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    progress = silent()
+    with progress:
+        for now in (0.0, 30.0, 59.0, 60.0, 61.0, 121.0):
+            progress.step(f"at {now:.0f}")
+    assert said(progress) == "at 60\nat 121\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3725, "1:02:05"), (90000, "25:00:00")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

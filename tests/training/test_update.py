@@ -1,0 +1,318 @@
+"""One update: accumulation, clipping, the schedule, and what happens when numbers are not finite."""
+
+import copy
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_loader, tiny_model, tiny_trainer
+
+from pytorch_dl.dataset.batching import Batch
+from pytorch_dl.errors import NonFiniteError
+from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from pytorch_dl.training import update as module
+from pytorch_dl.training.objective import batch_loss
+from pytorch_dl.training.train_state import Sums
+from pytorch_dl.training.trainer import OptimizedTrainer
+
+PAIRS = 8
+EXACT = 1e-12
+
+
+def exact_trainer(*, batch_size: int | None = None, packed: bool = False, **settings: Any) -> OptimizedTrainer:
+    """In float64 with plain gradient descent: after a step, the weights have moved by the gradient."""
+    model = tiny_model(dtype=torch.float64)
+    return tiny_trainer(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
+        train_dataloader=tiny_loader(PAIRS, batch_size=batch_size, packed=packed, max_tokens=30),
+        settings={"max_grad_norm": None, "label_smoothing": 0.1, **settings},
+    )
+
+
+def weights(model: torch.nn.Module) -> torch.Tensor:
+    return torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+
+
+def one_step(trainer: OptimizedTrainer) -> tuple[Sums, torch.Tensor]:
+    """The sums and the gradient of one step on all pairs."""
+    before = weights(trainer.model)
+    sums = trainer.train_step(list(trainer.train_dataloader), total_steps=10)
+    return sums, before - weights(trainer.model)
+
+
+class TestAccumulation:
+    @pytest.mark.parametrize("batch_size", [4, 3, 1], ids=["2 x 4", "ragged", "8 x 1"])
+    def test_equals_one_big_batch(self, batch_size: int) -> None:
+        whole, parts = exact_trainer(batch_size=PAIRS), exact_trainer(batch_size=batch_size)
+        assert (len(whole.train_dataloader), len(parts.train_dataloader)) == (1, -(-PAIRS // batch_size))
+        (sums, gradient), (other_sums, other_gradient) = one_step(whole), one_step(parts)
+        assert gradient.norm() > 0.1
+        assert (gradient - other_gradient).norm() <= EXACT * gradient.norm()
+        assert other_sums.loss == pytest.approx(sums.loss, rel=EXACT)
+        assert other_sums.nll == pytest.approx(sums.nll, rel=EXACT)
+        assert other_sums.grad_norm == pytest.approx(sums.grad_norm, rel=EXACT)
+        assert other_sums.tgt_tokens == sums.tgt_tokens
+
+    def test_equals_packed_batches(self) -> None:
+        whole, packed = exact_trainer(batch_size=PAIRS), exact_trainer(packed=True)
+        assert len(packed.train_dataloader) == 2
+        (sums, gradient), (other_sums, other_gradient) = one_step(whole), one_step(packed)
+        assert (gradient - other_gradient).norm() <= EXACT * gradient.norm()
+        assert other_sums.loss == pytest.approx(sums.loss, rel=EXACT)
+
+    def test_a_mean_of_means_would_differ(self) -> None:
+        """Guards the tests above: their batches have different numbers of tokens."""
+        trainer = exact_trainer(batch_size=3)
+        _, gradient = one_step(exact_trainer(batch_size=3))
+        batches = list(trainer.train_dataloader)
+        assert len({batch.num_tgt_tokens for batch in batches}) > 1
+        before = weights(trainer.model)
+        for batch in batches:
+            trainer.update.backward(trainer_loss(trainer, batch) / batch.num_tgt_tokens / len(batches))
+        trainer.update.apply(Sums(), batches, step=1, total_steps=10)
+        wrong = before - weights(trainer.model)
+        assert (gradient - wrong).norm() > 0.01 * gradient.norm()
+
+    def test_the_gradient_is_that_of_the_mean_over_tokens(self) -> None:
+        trainer = exact_trainer(batch_size=PAIRS)
+        batch = next(iter(trainer.train_dataloader))
+        loss = trainer_loss(trainer, batch) / batch.num_tgt_tokens
+        expected = torch.nn.utils.parameters_to_vector(torch.autograd.grad(loss, list(trainer.model.parameters())))
+        sums, gradient = one_step(trainer)
+        assert (gradient - expected).norm() <= EXACT * expected.norm()
+        assert sums.grad_norm == pytest.approx(expected.norm().item(), rel=EXACT)
+        assert sums.loss / sums.tgt_tokens == pytest.approx(loss.item(), rel=EXACT)
+
+
+def trainer_loss(trainer: OptimizedTrainer, batch: Batch) -> torch.Tensor:
+    from pytorch_dl.training.objective import dropout_keys
+
+    keys = dropout_keys(batch, seed=trainer.seed, step=1)
+    return batch_loss(trainer.model, batch, label_smoothing=0.1, keys=keys).smoothed
+
+
+def test_packed_training_is_padded_training() -> None:
+    """Three steps with AdamW, clipping and dropout, on the same pairs in other rows: the same weights."""
+    trained = []
+    for layout in ({"batch_size": PAIRS}, {"packed": True}, {"batch_size": 3}):
+        trainer = tiny_trainer(
+            model=tiny_model(dtype=torch.float64),
+            train_dataloader=tiny_loader(PAIRS, max_tokens=30, **layout),
+            val_dataloader=None,
+            settings={"num_epochs": 3, "gradient_accumulation_steps": 99, "label_smoothing": 0.1},
+        )
+        trainer.train()
+        assert trainer.state.step == 3
+        trained.append(weights(trainer.model))
+    start = weights(tiny_model(dtype=torch.float64))
+    for other in trained[1:]:
+        assert (trained[0] - other).norm() <= 1e-9 * (trained[0] - start).norm()
+
+
+def test_dropout_is_on_in_training_and_off_in_validation() -> None:
+    trainer = exact_trainer(batch_size=PAIRS)
+    batch = next(iter(trainer.train_dataloader))
+    with torch.no_grad():
+        dropped = trainer_loss(trainer, batch)
+        trainer.seed = 2
+        assert trainer_loss(trainer, batch) != dropped
+        trainer.model.eval()
+        assert trainer_loss(trainer, batch) != dropped
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 8])
+def test_validation_loss_does_not_depend_on_the_batches(batch_size: int) -> None:
+    losses = []
+    for loader in (tiny_loader(PAIRS, batch_size=PAIRS), tiny_loader(PAIRS, batch_size=batch_size)):
+        trainer = tiny_trainer(model=tiny_model(dtype=torch.float64), val_dataloader=loader)
+        losses.append(trainer.validate()[0])
+    assert losses[0]["val_loss"] == pytest.approx(losses[1]["val_loss"], rel=EXACT)
+    assert losses[0]["val_ppl"] == pytest.approx(torch.tensor(losses[0]["val_loss"]).exp().item(), rel=1e-6)
+
+
+class TestClipping:
+    @pytest.mark.parametrize("max_norm", [0.01, 1e6])
+    def test_is_that_of_torch(self, max_norm: float) -> None:
+        _, gradient = one_step(exact_trainer(batch_size=PAIRS))
+        sums, clipped = one_step(exact_trainer(batch_size=PAIRS, max_grad_norm=max_norm))
+        parameter = torch.nn.Parameter(torch.zeros_like(gradient))
+        parameter.grad = gradient.clone()
+        torch.nn.utils.clip_grad_norm_(parameter, max_norm)
+        torch.testing.assert_close(clipped, parameter.grad, rtol=1e-9, atol=1e-12)
+        assert sums.grad_norm == pytest.approx(gradient.norm().item()), "told as it was before"
+
+
+def test_each_group_follows_the_schedule() -> None:
+    model = tiny_model()
+    first, *rest = model.parameters()
+    optimizer = torch.optim.SGD([{"params": [first], "lr": 0.5}, {"params": rest}], lr=0.25)
+    asked: list[tuple[int, int]] = []
+    trainer = tiny_trainer(
+        model=model, optimizer=optimizer, schedule=lambda step, total: asked.append((step, total)) or step / 10
+    )
+    assert trainer.update.learning_rate == 0.5
+    for step in (1, 2):
+        one_step(trainer)
+        assert [group["lr"] for group in optimizer.param_groups] == [0.5 * step / 10, 0.25 * step / 10]
+        assert trainer.update.learning_rate == 0.5 * step / 10
+    assert asked == [(1, 10), (2, 10)]
+
+
+def poison_weight(model: OptimizedTransformer, value: float) -> None:
+    with torch.no_grad():
+        model.encoder_norm.weight[0] = value
+
+
+def poison_gradient(model: OptimizedTransformer, value: float) -> None:
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.clone()
+        gradient[0] = value
+        return gradient
+
+    model.encoder_norm.weight.register_hook(spoil)
+
+
+class TestNonFinite:
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    @pytest.mark.parametrize("poison", [poison_weight, poison_gradient])
+    def test_nothing_is_updated(self, poison: Callable[[OptimizedTransformer, float], None], value: float) -> None:
+        trainer = tiny_trainer(settings={"ema_decay": 0.9}, train_dataloader=tiny_loader(12, batch_size=12))
+        one_step(trainer)
+        poison(trainer.model, value)
+        before = weights(trainer.model)
+        average = copy.deepcopy(trainer.update.average)
+        states = copy.deepcopy(list(trainer.update.optimizer.state.values()))
+        with pytest.raises(NonFiniteError) as caught:
+            one_step(trainer)
+        assert re.fullmatch(
+            r"loss \S+ and gradient norm (nan|inf) at step 2, on pairs 0, 1, 2, 3, 4, 5, 6, 7 \.\.\.; the weights were "
+            r"not updated\. Fix: lower training\.learning_rate and resume from the last checkpoint\.",
+            str(caught.value),
+        )
+        assert caught.value.exit_code == 5
+        assert torch.equal(weights(trainer.model).nan_to_num(), before.nan_to_num())
+        assert average is not None
+        assert trainer.update.average is not None
+        assert all(torch.equal(average.weights[name], w) for name, w in trainer.update.average.weights.items())
+        for old, new in zip(states, trainer.update.optimizer.state.values(), strict=True):
+            assert all(torch.equal(old[key], new[key]) for key in old)
+
+    def test_pairs_are_named(self) -> None:
+        trainer = tiny_trainer(train_dataloader=tiny_loader(12, batch_size=3))
+        poison_weight(trainer.model, float("nan"))
+        batches = list(trainer.train_dataloader)[:2]
+        pairs = sorted(i for batch in batches for i in batch.pair_ids.flatten().tolist())
+        with pytest.raises(NonFiniteError, match=f"at step 1, on pairs {', '.join(map(str, pairs))}; the weights"):
+            trainer.train_step(batches, total_steps=10)
+
+    def test_nothing_of_it_is_saved(self, tmp_path: Any) -> None:
+        trainer = tiny_trainer(tmp_path, settings={"save_every": 1})
+        step = trainer.train_step
+
+        def spoiled(batches: list[Batch], *, total_steps: int) -> Sums:
+            if trainer.state.step == 3:
+                poison_weight(trainer.model, float("nan"))
+            return step(batches, total_steps=total_steps)
+
+        trainer.train_step = spoiled  # type: ignore[method-assign]
+        with pytest.raises(NonFiniteError, match="at step 4"):
+            trainer.train()
+        again = tiny_trainer(tmp_path)
+        assert again.resume()
+        assert again.state.step == 3
+        assert weights(again.model).isfinite().all()
+
+    def test_a_validation_that_is_not_finite(self) -> None:
+        trainer = tiny_trainer(settings={"max_steps": 2})
+        poison_weight(trainer.model, float("nan"))
+        trainer.model.train()
+        with pytest.raises(NonFiniteError, match="validation loss nan at step 0"):
+            trainer.validate()
+        assert trainer.model.training
+
+
+class TestHalfPrecision:
+    """fp16 with a scaled loss, which torch can do on a CPU too."""
+
+    def trainer(self, **changes: Any) -> OptimizedTrainer:
+        return tiny_trainer(settings={"mixed_precision": "fp16", "ema_decay": 0.5}, **changes)
+
+    def test_trains_as_full_precision_does(self) -> None:
+        half, full = self.trainer(), tiny_trainer(settings={"ema_decay": 0.5})
+        start = weights(half.model)
+        for trainer in (half, full):
+            for _ in range(3):
+                one_step(trainer)
+        assert half.update.scaler.is_enabled()
+        assert not full.update.scaler.is_enabled()
+        moved = weights(half.model) - start, weights(full.model) - start
+        assert torch.cosine_similarity(*moved, dim=0) > 0.95
+        assert not torch.equal(*moved)
+
+    def test_the_gradient_norm_is_told_without_the_scale(self) -> None:
+        half, _ = one_step(self.trainer())
+        full, _ = one_step(tiny_trainer())
+        assert half.grad_norm == pytest.approx(full.grad_norm, rel=0.05)
+
+    def test_an_overflow_halves_the_scale_and_updates_nothing(self) -> None:
+        trainer = self.trainer()
+        one_step(trainer)
+        before, average = weights(trainer.model), copy.deepcopy(trainer.update.average)
+        scale = trainer.update.scaler.get_scale()
+        trainer.update.scaler.update(1e9)  # so high that the gradients overflow
+        sums, _ = one_step(trainer)
+        assert sums.grad_norm == 0.0
+        assert trainer.update.scaler.get_scale() == 5e8
+        assert torch.equal(weights(trainer.model), before)
+        assert average is not None
+        assert trainer.update.average is not None
+        assert all(torch.equal(average.weights[name], w) for name, w in trainer.update.average.weights.items())
+        assert {state["step"].item() for state in trainer.update.optimizer.state.values()} == {1.0}
+        trainer.update.scaler.update(scale)
+        one_step(trainer)
+        assert not torch.equal(weights(trainer.model), before), "it goes on"
+
+    def test_the_floor(self) -> None:
+        trainer = self.trainer()
+        poison_gradient(trainer.model, float("inf"))
+        overflows = 0
+        with pytest.raises(NonFiniteError) as caught:
+            while True:
+                one_step(trainer)
+                overflows += 1
+        assert 2.0**16 / 2**overflows == module.MIN_LOSS_SCALE
+        assert str(caught.value) == (
+            f"fp16 gradients overflow at step {overflows + 1} even at loss scale 0.000976562. "
+            "Fix: set training.mixed_precision to bf16 or false."
+        )
+
+    def test_a_loss_that_is_not_finite_ends_at_once(self) -> None:
+        trainer = self.trainer()
+        poison_weight(trainer.model, float("nan"))
+        with pytest.raises(NonFiniteError, match="loss nan and gradient norm nan at step 1"):
+            one_step(trainer)
+
+    def test_the_scale_is_restored(self, tmp_path: Any) -> None:
+        settings = {"mixed_precision": "fp16", "save_every": 2, "max_steps": 2}
+        trainer = tiny_trainer(tmp_path, settings=settings)
+        trainer.update.scaler.load_state_dict({**trainer.update.scaler.state_dict(), "scale": 128.0})
+        trainer.train()
+        again = tiny_trainer(tmp_path, settings={"mixed_precision": False})
+        assert again.resume()
+        assert again.state.precision == "fp16", "it goes on as it began"
+        assert again.update.scaler.get_scale() == 128.0
+        assert again.update.scaler.state_dict() == trainer.update.scaler.state_dict()
+
+
+def test_bfloat16_trains() -> None:
+    trainer = tiny_trainer(settings={"mixed_precision": "bf16"})
+    full = tiny_trainer()
+    start = weights(full.model)
+    for one in (trainer, full):
+        one_step(one)
+    moved = weights(trainer.model) - start, weights(full.model) - start
+    assert torch.cosine_similarity(*moved, dim=0) > 0.9
+    assert not torch.equal(*moved)
