@@ -1,127 +1,188 @@
-"""Kill a training run again and again, and show that nothing is lost: `python scripts/kill_test.py --kills 20`.
+"""Kill a training with SIGKILL again and again, resume it each time, and compare its end with an uninterrupted run.
 
-Two runs of one configuration on the bundled dates (dropout, packing, accumulation, moving average): one undisturbed,
-one killed with SIGKILL at random moments, half of them while a checkpoint is being written, and resumed each time.
-Prints one line of JSON; the exit code is 1 when weights, optimizer or metrics.jsonl differ in a single bit.
+    python scripts/kill_test.py --kills 20
+
+Half of the kills are aimed into the writing of a checkpoint. Prints one line of JSON; exit code 1 when any bit differs
+or more steps were lost than lie between two checkpoints.
 """
 
 import argparse
 import hashlib
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytorch_dl.data import dates_file
+from pytorch_dl.files import damage
 
-STEPS, SAVE_EVERY = 150, 5
-SETTINGS = {
-    "model": {"d_model": 32, "n_heads": 2, "num_encoder_layers": 2, "num_decoder_layers": 2, "dropout": 0.1},
-    "data": {"tokenizer_name": "char", "vocab_size": 512, "max_tokens_per_batch": 1024, "layout": "packed"},
-    "training": {
-        "max_steps": STEPS,
-        "save_every": SAVE_EVERY,
-        "eval_every": 40,
-        "eval_decode": 8,
-        "gradient_accumulation_steps": 2,
-        "ema_decay": 0.99,
-    },
-    "logging": {"log_every": 5, "tensorboard": False},
-}
+PAIRS, SAVE_EVERY = 300, 5
+LIFE_SECONDS = 300.0  # a process that makes no progress for so long is stuck
+SETTINGS = """
+model:
+  {d_model: 16, n_heads: 2, num_encoder_layers: 1, num_decoder_layers: 1, dropout: 0.1, max_seq_len: 64}
+data:
+  train_data_path: %(text)s
+  val_split: 40
+  tokenizer_name: char
+  vocab_size: 280
+  max_length: 40
+  max_tokens_per_batch: 256
+  layout: packed
+training:
+  max_steps: %(steps)d
+  eval_every: 37
+  save_every: %(save_every)d
+  label_smoothing: 0.1
+  gradient_accumulation_steps: 2
+  ema_decay: 0.99
+  mixed_precision: false
+scheduler: {warmup: 20}
+system: {num_threads: 1, device: cpu}
+logging: {log_every: 1, tensorboard: false}
+"""
 
 
-def main() -> None:
-    """Parse the command line, run, compare."""
+@dataclass
+class Outcome:
+    """What happened to the run that was killed."""
+
+    kills: int = 0
+    kills_in_a_save: int = 0
+    lost_steps: list[int] = field(default_factory=list)
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="JSON file for the result")
+    parser.add_argument("--steps-per-life", type=int, default=15, help="on average")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        config = folder / "config.yaml"
-        data = {"train_data_path": str(dates_file("val")), "val_data_path": str(dates_file("test"))}
-        config.write_text(json.dumps({**SETTINGS, "data": {**SETTINGS["data"], **data}}))
-        started = time.monotonic()
-        straight, killed = folder / "straight", folder / "killed"
-        finish(["train", str(config), "--out", str(straight)])
-        seconds = time.monotonic() - started
-        lives = Lives(killed, config, random.Random(arguments.seed), seconds=seconds)
-        for number in range(arguments.kills):
-            lives.kill(in_save=number % 2 == 1)
-        finish(lives.command())
-        result = {
-            "kills": arguments.kills,
-            "killed_while_saving": lives.in_saves,
-            "most_steps_done_again": lives.most_lost,
-            "steps": STEPS,
-            "equal": {name: sums(straight)[name] == sums(killed)[name] for name in sums(straight)},
-        }
+    with tempfile.TemporaryDirectory() as folder:
+        return compare(Path(folder), arguments.kills, arguments.steps_per_life, random.Random(arguments.seed))
+
+
+def compare(folder: Path, kills: int, steps_per_life: int, rng: random.Random) -> int:
+    """Train twice in `folder`, once with kills, and print what came out; returns the exit code."""
+    config = write_config(folder, steps=(kills + 2) * steps_per_life)
+    straight, killed = folder / "straight", folder / "killed"
+    finish(start(config, straight))
+    began = time.monotonic()
+    outcome = train_with_kills(config, killed, kills, steps_per_life, rng)
+    expected, found = checksums(straight), checksums(killed)
+    lost = max(outcome.lost_steps, default=0)
+    result = {
+        "kills_survived": outcome.kills,
+        "kills_in_a_save": outcome.kills_in_a_save,
+        "lost_steps_max": lost,
+        "save_every": SAVE_EVERY,
+        "equal": found == expected,
+        "seconds": round(time.monotonic() - began, 1),
+        "different": [name for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name)],
+    }
     print(json.dumps(result))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
-    raise SystemExit(0 if all(result["equal"].values()) else 1)
+    return 0 if found == expected and lost <= SAVE_EVERY and outcome.kills == kills else 1
 
 
-class Lives:
-    """One run that is begun, killed and resumed."""
+def write_config(folder: Path, *, steps: int) -> Path:
+    """The settings, and a text whose targets are the sources' words in reverse order."""
+    rng = random.Random(1)
+    words = ["".join(rng.choices("abcdefghij", k=rng.randint(1, 5))) for _ in range(60)]
+    sentences = [rng.choices(words, k=rng.randint(1, 5)) for _ in range(PAIRS)]
+    text = folder / "text.tsv"
+    text.write_text("".join(f"{' '.join(s)}\t{' '.join(reversed(s))}\n" for s in sentences))
+    config = folder / "config.yaml"
+    config.write_text(SETTINGS % {"text": text, "steps": steps, "save_every": SAVE_EVERY})
+    return config
 
-    def __init__(self, run: Path, config: Path, rng: random.Random, *, seconds: float) -> None:
-        self.run, self.config, self.rng, self.seconds = run, config, rng, seconds
-        self.in_saves = self.most_lost = 0
 
-    def command(self) -> list[str]:
-        """Begin the run, or go on with it."""
-        if (self.run / "config.yaml").exists():
-            return ["resume", str(self.run)]
-        return ["train", str(self.config), "--out", str(self.run)]
+def start(config: Path, run: Path) -> "subprocess.Popen[str]":
+    """Begin the run in a process of its own, or go on with it where it has begun."""
+    begun = (run / "config.yaml").exists()
+    command = ["resume", str(run)] if begun else ["train", str(config), "--out", str(run)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "pytorch_dl", *command], env=environment, stderr=subprocess.PIPE, text=True
+    )
 
-    def kill(self, *, in_save: bool) -> None:
-        """Live for a while, a finished run from its start again, and be killed."""
-        process = start(self.command())
-        moment = time.monotonic() + self.rng.uniform(0.2, 1.0) * self.seconds / 3
-        while process.poll() is None:
-            saving = any(self.run.glob("checkpoints/.tmp-*"))
-            if time.monotonic() >= moment and (saving or not in_save):
-                self.in_saves += saving
-                break
-            time.sleep(0.0005 if in_save else 0.005)
+
+def finish(process: "subprocess.Popen[str]") -> None:
+    _, told = process.communicate(timeout=LIFE_SECONDS)
+    if process.returncode:
+        raise SystemExit(f"training ended with exit code {process.returncode}:\n{told}")
+
+
+def train_with_kills(config: Path, run: Path, kills: int, steps_per_life: int, rng: random.Random) -> Outcome:
+    """Every tenth kill comes at any moment from the start of a process, half of the others while it saves."""
+    outcome = Outcome()
+    for number in range(kills):
+        process = start(config, run)
+        aimed = number % 2 == 0
+        if number % 10 == 9:
+            time.sleep(rng.uniform(0, 6))
+        else:
+            goal = last_step(run) + rng.randint(1, 2 * steps_per_life - 1)
+            wait_for(process, run, step=goal, saving=aimed)
+            time.sleep(rng.uniform(0, 0.004 if aimed else 0.05))
+        outcome.kills_in_a_save += is_saving(run)
         process.send_signal(signal.SIGKILL)
-        process.wait()
-        self.most_lost = max(self.most_lost, self._last_step("metrics.jsonl") - self._last_checkpoint())
+        process.communicate()
+        if process.returncode != -signal.SIGKILL:
+            raise SystemExit(f"kill {number + 1} came too late: exit code {process.returncode}")
+        outcome.kills += 1
+        outcome.lost_steps.append(last_step(run) - newest_checkpoint(run))
+    finish(start(config, run))
+    return outcome
 
-    def _last_step(self, name: str) -> int:
-        lines = (self.run / name).read_text().splitlines() if (self.run / name).exists() else []
-        whole = [line for line in lines if line.endswith("}")]
+
+def wait_for(process: "subprocess.Popen[str]", run: Path, *, step: int, saving: bool) -> None:
+    """Return when the run has made a step, or writes its next checkpoint after it."""
+    until = time.monotonic() + LIFE_SECONDS
+    while process.poll() is None and time.monotonic() < until:
+        if last_step(run) < step:
+            time.sleep(0.005)
+        elif saving and not is_saving(run):
+            time.sleep(0.0003)
+        else:
+            return
+    process.kill()
+    raise SystemExit(f"the run did not come to step {step}:\n{process.communicate()[1]}")
+
+
+def is_saving(run: Path) -> bool:
+    """Whether a checkpoint is being written, or was when its process died."""
+    return any((run / "checkpoints").glob(".tmp-*"))
+
+
+def last_step(run: Path) -> int:
+    """Of the last whole line of the record."""
+    try:
+        with open(run / "metrics.jsonl", "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+            whole = file.read().split(b"\n")[:-1]
         return int(json.loads(whole[-1])["step"]) if whole else 0
-
-    def _last_checkpoint(self) -> int:
-        return max((int(path.name.removeprefix("step-")) for path in self.run.glob("checkpoints/step-*")), default=0)
-
-
-def start(arguments: list[str]) -> "subprocess.Popen[bytes]":
-    """A process of the command line."""
-    return subprocess.Popen([sys.executable, "-m", "pytorch_dl", *arguments], stderr=subprocess.DEVNULL)
+    except (FileNotFoundError, ValueError):
+        return 0
 
 
-def finish(arguments: list[str]) -> None:
-    """Run the command line to its end."""
-    code = start(arguments).wait()
-    if code:
-        raise SystemExit(f"pytorch-dl {' '.join(arguments)} ended with exit code {code}")
+def newest_checkpoint(run: Path) -> int:
+    """The step that the run goes on from."""
+    whole = (path for path in sorted((run / "checkpoints").glob("step-*"), reverse=True) if damage(path) is None)
+    newest = next(whole, None)
+    return int(newest.name.removeprefix("step-")) if newest else 0
 
 
-def sums(run: Path) -> dict[str, str]:
-    """SHA-256 of what training leaves, of the last checkpoint and of the weights for use."""
-    last = max(run.glob("checkpoints/step-*"))
-    found = {path.name: path for path in last.glob("*.safetensors")}
-    found |= {"metrics.jsonl": run / "metrics.jsonl", "weights for use": run / "model" / "model.safetensors"}
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in sorted(found.items())}
+def checksums(run: Path) -> dict[str, str]:
+    """SHA-256 of the weights for use, the record, and the tensors of the last checkpoint."""
+    last = run / "checkpoints" / f"step-{newest_checkpoint(run):08d}"
+    files = [run / "model" / "model.safetensors", run / "metrics.jsonl", *sorted(last.glob("*.safetensors"))]
+    return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
