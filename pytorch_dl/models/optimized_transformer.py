@@ -64,37 +64,20 @@ class OptimizedTransformer(nn.Module):
         decoder_layer: Callable[..., nn.Module] = TransformerDecoderLayer,
     ) -> None:
         super().__init__()
-        if tie_embeddings not in ("all", "decoder", "none"):
-            raise ValueError(f"tie_embeddings must be one of all, decoder, none, got {tie_embeddings!r}")
-        if tie_embeddings == "all" and src_vocab_size != tgt_vocab_size:
-            raise ValueError(
-                f"tie_embeddings='all' needs one vocabulary, got src_vocab_size={src_vocab_size} and "
-                f"tgt_vocab_size={tgt_vocab_size}; use 'decoder' or 'none'"
-            )
+        _check_tying(tie_embeddings, src_vocab_size=src_vocab_size, tgt_vocab_size=tgt_vocab_size)
         self.d_model, self.n_kv_heads, self.head_dim = d_model, n_kv_heads or n_heads, d_model // n_heads
         self.max_seq_len, self.pad_token_id = max_seq_len, pad_token_id
         self.dropout, self.use_checkpointing = dropout, use_checkpointing
-        layer: dict[str, Any] = {
-            "n_kv_heads": n_kv_heads,
-            "dropout": dropout,
-            "attention_dropout": attention_dropout,
-            "activation": activation,
-            "norm_type": norm_type,
-            "norm_first": norm_first,
-            "bias": bias,
-            "attention": attention,
-        }
+        options: dict[str, Any] = {"dropout": dropout, "activation": activation, "norm_type": norm_type, "bias": bias}
+        options |= {"norm_first": norm_first, "n_kv_heads": n_kv_heads}
+        options |= {"attention": attention, "attention_dropout": attention_dropout}
         self.src_embedding = nn.Embedding(src_vocab_size, d_model)
         self.tgt_embedding = self.src_embedding if tie_embeddings == "all" else nn.Embedding(tgt_vocab_size, d_model)
-        self.encoder_layers = nn.ModuleList(
-            encoder_layer(d_model, n_heads, d_ff, **layer) for _ in range(num_encoder_layers)
-        )
-        self.decoder_layers = nn.ModuleList(
-            decoder_layer(d_model, n_heads, d_ff, **layer) for _ in range(num_decoder_layers)
-        )
+        encoders = (encoder_layer(d_model, n_heads, d_ff, **options) for _ in range(num_encoder_layers))
+        decoders = (decoder_layer(d_model, n_heads, d_ff, **options) for _ in range(num_decoder_layers))
+        self.encoder_layers, self.decoder_layers = nn.ModuleList(encoders), nn.ModuleList(decoders)
         scheme = named(POSITIONS, positions, argument="positions") if isinstance(positions, str) else positions
-        self.src_positions = scheme(d_model, self.head_dim, max_seq_len)
-        self.tgt_positions = scheme(d_model, self.head_dim, max_seq_len)
+        self.src_positions, self.tgt_positions = (scheme(d_model, self.head_dim, max_seq_len) for _ in range(2))
         # Pre-norm leaves the last sum unnormalised; post-norm has just normalised it.
         self.encoder_norm, self.decoder_norm = (
             make_norm(norm_type, d_model, bias=bias) if norm_first else nn.Identity() for _ in range(2)
@@ -209,3 +192,13 @@ class OptimizedTransformer(nn.Module):
 def _layer_keys(keys: Tensor | None, index: int) -> Tensor | None:
     """Keys (B, T) of one layer: each layer drops other features, and all run the same code."""
     return None if keys is None else mix(keys + index + 1)
+
+
+def _check_tying(tie_embeddings: str, *, src_vocab_size: int, tgt_vocab_size: int) -> None:
+    if tie_embeddings not in ("all", "decoder", "none"):
+        raise ValueError(f"tie_embeddings must be one of all, decoder, none, got {tie_embeddings!r}")
+    if tie_embeddings == "all" and src_vocab_size != tgt_vocab_size:
+        raise ValueError(
+            f"tie_embeddings='all' needs one vocabulary, got src_vocab_size={src_vocab_size} and "
+            f"tgt_vocab_size={tgt_vocab_size}; use 'decoder' or 'none'"
+        )
