@@ -15,9 +15,10 @@ from benchmark.ours import Ours
 from pytorch_dl.config import Config
 from pytorch_dl.config.load import checked, with_overrides, with_values
 from pytorch_dl.data import dates_file
-from pytorch_dl.dataset.batching import Batch, Planner
+from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.dataset.efficient_dataloader import DataModule
 from pytorch_dl.dataset.loader import BatchLoader
+from pytorch_dl.dataset.planning import Planner
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.errors import ConfigError, DataError
 from pytorch_dl.translator import choose_device

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from pytorch_dl.config import Config
-from pytorch_dl.dataset.batching import Lengths, Planner, Special, token_ids_of
+from pytorch_dl.dataset.batching import Special, token_ids_of
 from pytorch_dl.dataset.loader import BatchLoader
+from pytorch_dl.dataset.planning import Lengths, Planner
 from pytorch_dl.dataset.text_files import TextPair
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.errors import CheckpointError, ConfigError, DataError

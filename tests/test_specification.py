@@ -405,7 +405,7 @@ def test_names_and_arguments_of_the_modules():
 
 # Where each promise is tested: file, test.
 PROMISES = {
-    "benchmark: the four claims and their plots": ("test_benchmark.py", ""),
+    "benchmark: the four claims and their plots": ("test_benchmark.py", None),
     "attention: one projection of queries, keys and values": (
         "models/test_attention.py",
         "test_one_product_makes_queries_keys_and_values",

@@ -10,8 +10,9 @@ import torch
 from rich.console import Console
 
 from pytorch_dl.config.model_config import LoggingConfig, TrainingConfig
-from pytorch_dl.dataset.batching import Batch, Lengths, Planner, Special, token_ids_of
+from pytorch_dl.dataset.batching import Batch, Special, token_ids_of
 from pytorch_dl.dataset.loader import BatchLoader
+from pytorch_dl.dataset.planning import Lengths, Planner
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training.progress import Progress
 from pytorch_dl.training.trainer import OptimizedTrainer

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pytorch_dl.config.model_config import CorpusConfig, DataConfig, TrainingConfig
-from pytorch_dl.dataset.batching import Lengths, Planner, Special, TokenIds
+from pytorch_dl.dataset.batching import Special, TokenIds
 from pytorch_dl.dataset.loader import BatchLoader
+from pytorch_dl.dataset.planning import Lengths, Planner
 from pytorch_dl.dataset.split import hold_out
 from pytorch_dl.dataset.text_files import PairStream, TextPair, TextSource
 from pytorch_dl.dataset.token_store import TokenStore, open_or_build

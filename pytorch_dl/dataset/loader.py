@@ -6,7 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from pytorch_dl.dataset.batching import Batch, Plan, Planner, Special, TokenIds, collate
+from pytorch_dl.dataset.batching import Batch, Special, TokenIds, collate
+from pytorch_dl.dataset.planning import Plan, Planner
 
 
 class BatchLoader:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pytorch_dl.dataset.batching import Lengths
+from pytorch_dl.dataset.planning import Lengths
 
 
 def lognormal_lengths(count: int, *, seed: int = 1) -> Lengths:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import SPECIAL, random_sentences, texts_of, tiny_loader
 
-from pytorch_dl.dataset.batching import IGNORED_LABEL, Batch, Lengths, Planner, collate, token_ids_of
+from pytorch_dl.dataset.batching import IGNORED_LABEL, Batch, collate, token_ids_of
+from pytorch_dl.dataset.planning import Lengths, Planner
 from pytorch_dl.errors import ConfigError, DataError
 
 LONGEST = 30

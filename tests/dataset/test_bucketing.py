@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytorch_dl.dataset import bucketing
-from pytorch_dl.dataset.batching import Lengths, Planner
 from pytorch_dl.dataset.bucketing import bucket_by_length
+from pytorch_dl.dataset.planning import Lengths, Planner
 
 from .lengths import lognormal_lengths, multi30k_lengths
 

@@ -1,0 +1,116 @@
+"""Which pairs share a batch: the plan of an epoch.
+
+A plan is a pure function of (lengths, options, seed, epoch), so there is no loader state to save: batch 317 of epoch 4
+is the same batch whenever, wherever and however often it is asked for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytorch_dl.dataset.bucketing import bucket_by_length
+from pytorch_dl.dataset.packing import Widths, pack_rows
+from pytorch_dl.errors import ConfigError, DataError
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of each pair, with the one that batching adds to each side."""
+
+    src: Ints
+    tgt: Ints
+
+    def take(self, pairs: Ints) -> "Lengths":
+        """The lengths of some pairs."""
+        return Lengths(self.src[pairs], self.tgt[pairs])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An epoch: pairs in order, where each row starts among them, and where each batch starts among the rows."""
+
+    pairs: Ints
+    row_starts: Ints  # length rows + 1
+    batch_starts: Ints  # length batches + 1
+    widths: Widths | None  # of every row; None: as wide as the batch's longest
+    rows_per_batch: int | None  # so many rows even in a batch that has fewer; None: as many as it has
+    efficiency: float  # real tokens / all positions, both sides
+
+    def __len__(self) -> int:
+        return len(self.batch_starts) - 1
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Makes the plan of each epoch.
+
+    kept       ids of the pairs that are short enough
+    corpora    (start, stop, weight): pairs start..stop appear `weight` times an epoch
+    batch_size pairs in a batch; None fills batches by tokens
+    """
+
+    lengths: Lengths
+    kept: Ints
+    corpora: Sequence[tuple[int, int, float]]
+    seed: int
+    max_tokens: int
+    batch_size: int | None = None
+    packed: bool = False
+
+    def __post_init__(self) -> None:
+        kept = self.lengths.take(self.kept)
+        longest = int(max(kept.src.max(initial=0), kept.tgt.max(initial=0)))
+        if self.batch_size is None and longest > self.max_tokens:
+            raise ConfigError(
+                f"a pair has {longest} tokens, but data.max_tokens_per_batch is {self.max_tokens}",
+                fix="raise it, or lower data.max_length",
+            )
+
+    def plan(self, epoch: int) -> Plan:
+        """The plan of one epoch; every kept pair of weight 1 is in it exactly once."""
+        rng = np.random.default_rng([self.seed, epoch])
+        pairs = rng.permutation(self._drawn(rng))
+        if not len(pairs):
+            raise DataError(f"no pair is drawn for epoch {epoch + 1}", fix="raise the weights of data.corpora")
+        lengths = self.lengths.take(pairs)
+        if self.packed:
+            return self._packed(pairs, lengths, rng)
+        if self.batch_size is None:
+            batches = [pairs[part] for part in bucket_by_length(lengths.src, lengths.tgt, self.max_tokens)]
+            batches = [batches[index] for index in rng.permutation(len(batches))]
+        else:
+            batches = [pairs[start : start + self.batch_size] for start in range(0, len(pairs), self.batch_size)]
+        return self._padded(batches)
+
+    def _drawn(self, rng: np.random.Generator) -> Ints:
+        """Each corpus as often as it weighs; of a fraction, another sample each epoch."""
+        drawn = []
+        for start, stop, weight in self.corpora:
+            own = self.kept[(self.kept >= start) & (self.kept < stop)]
+            whole = int(weight)
+            drawn += [own] * whole
+            drawn.append(rng.permutation(own)[: round((weight - whole) * len(own))])
+        return np.concatenate(drawn)
+
+    def _padded(self, batches: list[Ints]) -> Plan:
+        pairs = np.concatenate(batches)
+        starts = np.cumsum([0, *(len(batch) for batch in batches)])
+        lengths = self.lengths.take(pairs)
+        longest = np.maximum.reduceat(lengths.src, starts[:-1]) + np.maximum.reduceat(lengths.tgt, starts[:-1])
+        efficiency = float((lengths.src.sum() + lengths.tgt.sum()) / (longest * np.diff(starts)).sum())
+        return Plan(pairs, np.arange(len(pairs) + 1), starts, None, None, efficiency)
+
+    def _packed(self, pairs: Ints, lengths: Lengths, rng: np.random.Generator) -> Plan:
+        widths = Widths.fitting(lengths.src, lengths.tgt, self.max_tokens)
+        rows = [pairs[row] for row in pack_rows(lengths.src, lengths.tgt, widths)]
+        rows = [rows[index] for index in rng.permutation(len(rows))]
+        per_batch = max(1, self.max_tokens // max(widths))
+        batch_starts = np.append(np.arange(0, len(rows), per_batch), len(rows))
+        positions = (len(batch_starts) - 1) * per_batch * sum(widths)
+        efficiency = float((lengths.src.sum() + lengths.tgt.sum()) / positions)
+        row_starts = np.cumsum([0, *(len(row) for row in rows)])
+        return Plan(np.concatenate(rows), row_starts, batch_starts, widths, per_batch, efficiency)
