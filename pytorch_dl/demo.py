@@ -53,6 +53,7 @@ def demonstrate(out: Path) -> None:
     """Train (or go on, or use what is trained), evaluate on held-out dates, and translate."""
     progress, folder = Progress(), RunFolder(out)
     started = time.monotonic()
+    progress.say("Learning to read dates in 18 languages from 30,000 examples: some two minutes on two cores.")
     if not folder.config.exists():
         begin(demo_config(), out, progress=progress, beam_size=1)
     finish(folder, progress=progress)
@@ -65,6 +66,6 @@ def demonstrate(out: Path) -> None:
     for line, translation in zip(LINES, translator.translate(LINES), strict=True):
         print(f"{line:<{width}}  ->  {translation}")
     print(f"\nEverything lies in {out}: config.yaml, metrics.jsonl, report.md, checkpoints/, model/")
-    print(f"Translate more with: pytorch-dl translate {out}")
+    print(f"Translate more with: {sys.executable} -m pytorch_dl translate {out}")
     if sys.stdin.isatty() and sys.stdout.isatty():
         converse(translator, SearchSettings())

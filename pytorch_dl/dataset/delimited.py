@@ -43,7 +43,7 @@ def _tsv_pair(text: str, *, columns: Columns | None, where: str, line: int) -> T
             return TextPair(fields[0], fields[1], line)
         fix = "put one tab between source and target, or give the target file as well"
         if len(fields) > 2:
-            fix = f'{NAME_COLUMNS} (by number, as "1" and "2")'
+            fix = "mend the line; or, where all are so, choose: data.src_column=1 data.tgt_column=2"
         raise Fault("columns", f"expected 2 columns with a tab between them, got {len(fields)}", where=where, fix=fix)
     src, tgt = (int(column) for column in columns)
     if len(fields) < max(src, tgt):

@@ -25,4 +25,4 @@ class Fault(DataError):
 
 Columns = tuple[str, str]
 COLUMN_NAMES: tuple[Columns, ...] = (("src", "tgt"), ("source", "target"))
-NAME_COLUMNS = "name the two columns wanted: src_column and tgt_column"
+NAME_COLUMNS = "name the two columns: data.src_column and data.tgt_column"

@@ -83,12 +83,23 @@ def set_newer_aside(path: Path) -> None:
             newer.rename(aside)
 
 
-def rotate(folder: Path, *, keep: int, protected: int) -> None:
-    """Delete old checkpoints: the `keep` newest and that of step `protected` stay."""
+def rotate(folder: Path, *, keep: int, keep_validated: int, protected: int) -> None:
+    """Delete old checkpoints: the `keep` newest, the `keep_validated` newest of those, and step `protected` stay."""
     remove_leftovers(folder)
-    for path in checkpoints(folder)[keep:]:
-        if path.name != _NAME.format(protected):
+    kept = {*checkpoints(folder)[:keep], *validated(folder, keep_validated), folder / _NAME.format(protected)}
+    for path in checkpoints(folder):
+        if path not in kept:
             shutil.rmtree(path)
+
+
+def validated(folder: Path, count: int) -> list[Path]:
+    """The newest checkpoints that were written at a validation, not by a signal or in between."""
+    found: list[Path] = []
+    for path in checkpoints(folder) if count else []:
+        state = read_state(path) if damage(path) is None else {}
+        if state and state.get("validated_step") == state.get("step"):
+            found.append(path)
+    return found[:count]
 
 
 def read_state(path: Path) -> dict[str, Any]:

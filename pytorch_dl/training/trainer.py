@@ -31,6 +31,8 @@ from pytorch_dl.training.signals import StopNow, StopRequest
 from pytorch_dl.training.train_state import Sums, TrainState
 from pytorch_dl.training.update import Schedule, WeightUpdate
 
+FEW_STEPS = 200
+
 
 class Decoded(NamedTuple):
     """Translations of part of the validation set: scores (bleu, chrf, exact_match) and a few samples."""
@@ -102,13 +104,19 @@ class OptimizedTrainer:
         self.model.train()
         with self.reporter.open(self.state), self._stop:
             try:
+                if total_steps < FEW_STEPS and not self.state.step:
+                    self.reporter.say(
+                        f"warning: {total_steps:,} optimizer steps in all teach a model little; "
+                        "raise training.num_epochs or training.max_steps, or lower data.max_tokens_per_batch"
+                    )
                 self._validate_and_save_if_due()
                 steps = groups(self.train_dataloader, self.state, size=size, pad_id=self.model.pad_token_id)
                 while not (reason := end_reason(self.state, self.settings, epochs)):
                     self._stop.poll()
-                    self._advance(next(steps), total_steps)
+                    started = time.monotonic()
+                    self._advance(next(steps), total_steps, started=started)
                     self._validate_and_save_if_due()
-                self._finish(reason)
+                self._finish(f"{reason}, at step {self.state.step:,} of {total_steps:,}")
             except StopNow:
                 if self._saved_step < self.state.step:
                     self.save()
@@ -189,12 +197,15 @@ class OptimizedTrainer:
             average=self.update.average.weights if self.update.average else None,
             state=self.state.to_json(),
         )
-        keep = max(self.settings.keep_checkpoints, self.settings.average_checkpoints)
-        ckpt.rotate(self.checkpoint_dir, keep=keep, protected=self.state.best_step)
+        ckpt.rotate(
+            self.checkpoint_dir,
+            keep=self.settings.keep_checkpoints,
+            keep_validated=self.settings.average_checkpoints,
+            protected=self.state.best_step,
+        )
         self._saved_step = self.state.step
 
-    def _advance(self, group: Group, total_steps: int) -> None:
-        started = time.monotonic()
+    def _advance(self, group: Group, total_steps: int, *, started: float) -> None:
         sums = self.train_step(group.batches, total_steps=total_steps)
         state = self.state
         state.batch += len(group.batches)
@@ -255,7 +266,7 @@ class OptimizedTrainer:
             return
         best = ckpt.weights_of(self.checkpoint_dir, self.state.best_step)
         ckpt.load_weights(self.model, best, where=str(self.checkpoint_dir))
-        last = ckpt.checkpoints(self.checkpoint_dir)[: self.settings.average_checkpoints]
+        last = ckpt.validated(self.checkpoint_dir, self.settings.average_checkpoints)
         if len(last) < 2 or self.val_dataloader is None:
             return
         ckpt.load_weights(self.model, ckpt.averaged(last), where=str(self.checkpoint_dir))
@@ -278,7 +289,11 @@ class OptimizedTrainer:
         what += f"at step {self.state.step:,}"
         if not self.checkpoint_dir:
             return Interrupted(f"{what}; nothing was saved, as there is no checkpoint_dir")
-        return Interrupted(f"{what}, which is saved", where=str(self.checkpoint_dir.parent), fix="resume it to go on")
+        return Interrupted(
+            f"{what}, which is saved",
+            where=str(self.checkpoint_dir.parent),
+            fix=f"go on with `pytorch-dl resume {self.checkpoint_dir.parent}`",
+        )
 
     def _require_scores(self) -> None:
         metric = self.settings.early_stopping_metric

@@ -94,7 +94,7 @@ class WeightUpdate:
         raise NonFiniteError(
             f"loss {sums.loss} and gradient norm {sums.grad_norm} at step {step}, on pairs {shown}; "
             "the weights were not updated",
-            fix="lower training.learning_rate and resume from the last checkpoint",
+            fix="lower training.learning_rate and begin another run",
         )
 
 

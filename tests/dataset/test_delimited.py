@@ -28,7 +28,7 @@ def test_tsv_of_another_number_of_columns(tmp_path):
     items = read(tmp_path, "a\tb\nonly\n\na\tb\tc\nc\td\n", reader=read_tsv)
     assert texts([items[0], items[2], items[4]]) == [("a", "b"), ("", ""), ("c", "d")]
     assert "f:2: expected 2 columns with a tab between them, got 1. Fix: put one tab" in str(items[1])
-    assert "f:4: expected 2 columns with a tab between them, got 3. Fix: name the two columns" in str(items[3])
+    assert "f:4: expected 2 columns with a tab between them, got 3. Fix: mend the line; or" in str(items[3])
 
 
 def test_tsv_with_numbered_columns(tmp_path):

@@ -168,7 +168,8 @@ class TestSignals:
         with pytest.raises(Interrupted) as caught:
             trainer.train()
         assert str(caught.value) == (
-            f"{tmp_path / 'run'}: stopped by signal {number} at step {at}, which is saved. Fix: resume it to go on."
+            f"{tmp_path / 'run'}: stopped by signal {number} at step {at}, which is saved. "
+            f"Fix: go on with `pytorch-dl resume {tmp_path / 'run'}`."
         )
         assert caught.value.exit_code == 75
         assert signal.getsignal(number) == handlers

@@ -189,7 +189,7 @@ class TestNonFinite:
             one_step(trainer)
         assert re.fullmatch(
             r"loss \S+ and gradient norm (nan|inf) at step 2, on pairs 0, 1, 2, 3, 4, 5, 6, 7 \.\.\.; the weights were "
-            r"not updated\. Fix: lower training\.learning_rate and resume from the last checkpoint\.",
+            r"not updated\. Fix: lower training\.learning_rate and begin another run\.",
             str(caught.value),
         )
         assert caught.value.exit_code == 5
