@@ -18,34 +18,37 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from pytorch_dl.data import dates_file
 from pytorch_dl.files import damage
 
-PAIRS, SAVE_EVERY = 300, 5
+STEPS, SAVE_EVERY = 200, 5
 LIFE_SECONDS = 300.0  # a process that makes no progress for so long is stuck
-SETTINGS = """
-model:
-  {d_model: 16, n_heads: 2, num_encoder_layers: 1, num_decoder_layers: 1, dropout: 0.1, max_seq_len: 64}
-data:
-  train_data_path: %(text)s
-  val_split: 40
-  tokenizer_name: char
-  vocab_size: 280
-  max_length: 40
-  max_tokens_per_batch: 256
-  layout: packed
-training:
-  max_steps: %(steps)d
-  eval_every: 37
-  save_every: %(save_every)d
-  label_smoothing: 0.1
-  gradient_accumulation_steps: 2
-  ema_decay: 0.99
-  mixed_precision: false
-scheduler: {warmup: 20}
-system: {num_threads: 1, device: cpu}
-logging: {log_every: 1, tensorboard: false}
-"""
+SETTINGS = {
+    "model": {"d_model": 32, "n_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 1, "dropout": 0.1},
+    "data": {
+        "train_data_path": str(dates_file("val")),
+        "val_data_path": str(dates_file("test")),
+        "tokenizer_name": "char",
+        "vocab_size": 512,
+        "max_tokens_per_batch": 512,
+        "layout": "packed",
+    },
+    "training": {
+        "max_steps": STEPS,
+        "save_every": SAVE_EVERY,
+        "eval_every": 42,
+        "eval_decode": 8,
+        "label_smoothing": 0.1,
+        "gradient_accumulation_steps": 2,
+        "ema_decay": 0.99,
+        "mixed_precision": False,
+    },
+    "scheduler": {"warmup": 20},
+    "system": {"num_threads": 1, "device": "cpu"},
+    "logging": {"log_every": 1, "tensorboard": False},
+}
 
 
 @dataclass
@@ -58,47 +61,39 @@ class Outcome:
 
 
 def main() -> int:
+    """Parse the command line, train with and without kills, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps-per-life", type=int, default=15, help="on average")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument("--out", type=Path, help="JSON file for the result")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        return compare(Path(folder), arguments.kills, arguments.steps_per_life, random.Random(arguments.seed))
+        result = compare(Path(folder), arguments.kills, random.Random(arguments.seed))
+    print(json.dumps(result))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    return 0 if result["equal"] and result["lost_steps_max"] <= SAVE_EVERY else 1
 
 
-def compare(folder: Path, kills: int, steps_per_life: int, rng: random.Random) -> int:
-    """Train twice in `folder`, once with kills, and print what came out; returns the exit code."""
-    config = write_config(folder, steps=(kills + 2) * steps_per_life)
+def compare(folder: Path, kills: int, rng: random.Random) -> dict[str, Any]:
+    """Train twice in `folder`, once with kills."""
+    config = folder / "config.json"
+    config.write_text(json.dumps(SETTINGS))
     straight, killed = folder / "straight", folder / "killed"
     finish(start(config, straight))
     began = time.monotonic()
-    outcome = train_with_kills(config, killed, kills, steps_per_life, rng)
+    outcome = train_with_kills(config, killed, kills, rng)
     expected, found = checksums(straight), checksums(killed)
-    lost = max(outcome.lost_steps, default=0)
-    result = {
+    return {
         "kills_survived": outcome.kills,
         "kills_in_a_save": outcome.kills_in_a_save,
-        "lost_steps_max": lost,
+        "steps": STEPS,
         "save_every": SAVE_EVERY,
+        "lost_steps_max": max(outcome.lost_steps, default=0),
         "equal": found == expected,
-        "seconds": round(time.monotonic() - began, 1),
         "different": [name for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name)],
+        "seconds": round(time.monotonic() - began, 1),
     }
-    print(json.dumps(result))
-    return 0 if found == expected and lost <= SAVE_EVERY and outcome.kills == kills else 1
-
-
-def write_config(folder: Path, *, steps: int) -> Path:
-    """The settings, and a text whose targets are the sources' words in reverse order."""
-    rng = random.Random(1)
-    words = ["".join(rng.choices("abcdefghij", k=rng.randint(1, 5))) for _ in range(60)]
-    sentences = [rng.choices(words, k=rng.randint(1, 5)) for _ in range(PAIRS)]
-    text = folder / "text.tsv"
-    text.write_text("".join(f"{' '.join(s)}\t{' '.join(reversed(s))}\n" for s in sentences))
-    config = folder / "config.yaml"
-    config.write_text(SETTINGS % {"text": text, "steps": steps, "save_every": SAVE_EVERY})
-    return config
 
 
 def start(config: Path, run: Path) -> "subprocess.Popen[str]":
@@ -117,7 +112,7 @@ def finish(process: "subprocess.Popen[str]") -> None:
         raise SystemExit(f"training ended with exit code {process.returncode}:\n{told}")
 
 
-def train_with_kills(config: Path, run: Path, kills: int, steps_per_life: int, rng: random.Random) -> Outcome:
+def train_with_kills(config: Path, run: Path, kills: int, rng: random.Random) -> Outcome:
     """Every tenth kill comes at any moment from the start of a process, half of the others while it saves."""
     outcome = Outcome()
     for number in range(kills):
@@ -126,7 +121,8 @@ def train_with_kills(config: Path, run: Path, kills: int, steps_per_life: int, r
         if number % 10 == 9:
             time.sleep(rng.uniform(0, 6))
         else:
-            goal = last_step(run) + rng.randint(1, 2 * steps_per_life - 1)
+            done = last_step(run)
+            goal = done + rng.randint(1, max(1, (STEPS - done) // (kills - number + 1)))
             wait_for(process, run, step=goal, saving=aimed)
             time.sleep(rng.uniform(0, 0.004 if aimed else 0.05))
         outcome.kills_in_a_save += is_saving(run)
