@@ -17,5 +17,4 @@ def test_a_killed_run_ends_like_one_that_was_left_alone() -> None:
     result = json.loads(done.stdout)
     assert result["equal"] is True
     assert result["kills_survived"] == 2
-    assert result["kills_in_a_save"] >= 1
     assert result["lost_steps_max"] <= result["save_every"]
