@@ -1,6 +1,7 @@
 """The demo: learn to read dates as people write them in many languages, from the bundled corpus, in minutes."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -16,11 +17,11 @@ from pytorch_dl.translator import load
 
 LINES = (
     "March 7th, 2024",
-    "mardi 14 juillet 1789",
+    "mardi 14 juillet 1998",
     "Donnerstag, 31. Dezember 2026",
     "3 de mayo de 1999",
-    "2031年4月1日木曜日",
-    "ΠΑΡΑΣΚΕΥΉ 13 ΟΚΤΩΒΡΊΟΥ 1950",
+    "2031年4月1日火曜日",
+    "ΠΑΡΑΣΚΕΥΗ 13 ΟΚΤΩΒΡΙΟΥ 1950",
 )
 
 
@@ -66,6 +67,7 @@ def demonstrate(out: Path) -> None:
     for line, translation in zip(LINES, translator.translate(LINES), strict=True):
         print(f"{line:<{width}}  ->  {translation}")
     print(f"\nEverything lies in {out}: config.yaml, metrics.jsonl, report.md, checkpoints/, model/")
-    print(f"Translate more with: {sys.executable} -m pytorch_dl translate {out}")
+    command = os.path.relpath(Path(sys.executable).with_name("pytorch-dl"))
+    print(f"Translate more with: {command} translate {out}")
     if sys.stdin.isatty() and sys.stdout.isatty():
         converse(translator, SearchSettings())
