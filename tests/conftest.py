@@ -1,5 +1,6 @@
 """What all tests share: one thread, and a finished run that the tests of the command line read and never write to."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,9 @@ from tiny_runs import TINY, write_tsv
 
 from pytorch_dl.cli import fix_kernels
 
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell's background job ignores Ctrl-C, and so do its children
 fix_kernels()  # before torch is loaded, as the command line does: equal bits
 
 
