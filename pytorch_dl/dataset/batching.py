@@ -48,9 +48,9 @@ class Batch:
             labels=labels.where(real, IGNORED_LABEL),
             src_segments=src_segments,
             tgt_segments=real.long(),
-            src_positions=torch.arange(src.size(1)).expand_as(src),
-            tgt_positions=torch.arange(tgt_in.size(1)).expand_as(tgt_in),
-            pair_ids=torch.arange(first_pair, first_pair + src.size(0)).unsqueeze(1),
+            src_positions=torch.arange(src.size(1), device=src.device).expand_as(src),
+            tgt_positions=torch.arange(tgt_in.size(1), device=tgt.device).expand_as(tgt_in),
+            pair_ids=torch.arange(first_pair, first_pair + src.size(0), device=src.device).unsqueeze(1),
             num_src_tokens=int(src_segments.sum()),
             num_tgt_tokens=int(real.sum()),
         )
