@@ -20,6 +20,7 @@ from pytorch_dl.files import remove_leftovers
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.accumulation import Group, groups, steps_per_epoch
+from pytorch_dl.training.best_weights import use_average_if_better, use_best
 from pytorch_dl.training.ending import end_reason, seconds_left
 from pytorch_dl.training.objective import batch_loss, check_vocabulary, dropout_keys, validation_nll
 from pytorch_dl.training.optimizer import make_optimizer
@@ -259,28 +260,30 @@ class OptimizedTrainer:
         self._use_best()
 
     def _use_best(self) -> None:
-        """Leave the model with the weights that validated best: of one checkpoint, or averaged over the last ones."""
+        """Leave the model with the best weights; without checkpoints, with the moving average."""
         if not self.checkpoint_dir:
             if self.update.average:
                 self.update.average.swap(self.model)
             return
-        best = ckpt.weights_of(self.checkpoint_dir, self.state.best_step)
-        ckpt.load_weights(self.model, best, where=str(self.checkpoint_dir))
-        last = ckpt.validated(self.checkpoint_dir, self.settings.average_checkpoints)
-        if len(last) < 2 or self.val_dataloader is None:
-            return
-        ckpt.load_weights(self.model, ckpt.averaged(last), where=str(self.checkpoint_dir))
-        average, self.update.average = self.update.average, None  # validate these weights, not the moving average
+        use_best(self.model, self.checkpoint_dir, self.state)
+        if self.val_dataloader is not None:
+            use_average_if_better(
+                self.model,
+                self.checkpoint_dir,
+                self.state,
+                self.settings,
+                validate=self._validate_as_it_is,
+                say=self.reporter.say,
+            )
+
+    def _validate_as_it_is(self) -> float:
+        """Validate the model's own weights rather than their moving average."""
+        average, self.update.average = self.update.average, None
         try:
             values, _ = self.validate()
         finally:
             self.update.average = average
-        metric, old = self.settings.early_stopping_metric, self.state.best_value
-        better = old is None or (values[metric] != old and (values[metric] > old) == (metric != "val_loss"))
-        verdict = "used" if better else f"not better than {old:.4f}"
-        self.reporter.say(f"average of the last {len(last)} checkpoints: {metric} {values[metric]:.4f}, {verdict}")
-        if not better:
-            ckpt.load_weights(self.model, best, where=str(self.checkpoint_dir))
+        return values[self.settings.early_stopping_metric]
 
     def _interrupted(self) -> Interrupted:
         what = f"stopped by signal {self._stop.signal} "
