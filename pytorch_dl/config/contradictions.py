@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytorch_dl.config.model_config import Config
 
-TRAINED_HERE = ("bpe", "unigram", "char", "byte")
-
 
 def contradictions(config: "Config") -> list[str]:
     """Return one line for each contradiction, none for a sound config."""
@@ -62,9 +60,6 @@ def _batches(config: "Config") -> Iterator[str]:
         yield "data.layout: packed fills rows by tokens and needs data.use_dynamic_batching: true, got false"
     if not data.shared_vocabulary and model.tie_embeddings == "all":
         yield "model.tie_embeddings: all needs one vocabulary, but data.shared_vocabulary is false; use decoder or none"
-    if data.tokenizer_name not in TRAINED_HERE and not data.shared_vocabulary:
-        name = data.tokenizer_name
-        yield f"data.tokenizer_name: {name} is one pretrained vocabulary, but data.shared_vocabulary is false"
 
 
 def _training(config: "Config") -> Iterator[str]:

@@ -116,7 +116,7 @@ class DataConfig(Section):
     vocab_size: Positive = 8000
     """Size of a vocabulary trained here."""
     shared_vocabulary: bool = True
-    """One vocabulary for both sides rather than one for each."""
+    """One vocabulary for both sides rather than one for each; a folder with a tokenizer for each side needs false."""
     max_length: Positive = 128
     """Longest side of a pair in tokens, end mark included; longer pairs are left out and counted."""
     use_dynamic_batching: bool = True

@@ -113,7 +113,8 @@ def build_tokenizers(
 ) -> TokenizerPair:
     """Train "bpe", "unigram", "char" or "byte" on the pairs, or take over the pretrained tokenizer or folder `name`.
 
-    A pretrained one keeps its own vocabulary size. A folder that `TokenizerPair.save` wrote is loaded as it is.
+    A pretrained one keeps its own vocabulary size; where the vocabulary is not shared, it serves each side by itself. A
+    folder that `TokenizerPair.save` wrote is loaded as it is: with a tokenizer for each side it needs `shared` false.
     """
     report = report or (lambda _: None)
     if name in TRAINERS:

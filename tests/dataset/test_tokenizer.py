@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, processors
 
 from pytorch_dl import files
+from pytorch_dl.config import Config
 from pytorch_dl.dataset import tokenizer_training
 from pytorch_dl.dataset.text_pair import TextPair
 from pytorch_dl.dataset.tokenizer import Tokenizer, TokenizerPair, build_tokenizers
@@ -514,6 +515,17 @@ def test_separate_tokenizers_cannot_serve_a_shared_vocabulary(tmp_path: Path) ->
     trained("bpe", shared=False).save(tmp_path / "two")
     with pytest.raises(ConfigError, match="holds a tokenizer for each side"):
         build_tokenizers([], name=str(tmp_path / "two"), vocab_size=1, shared=True)
+
+
+def test_a_folder_with_a_tokenizer_for_each_side_can_be_configured(tmp_path: Path) -> None:
+    pair = trained("bpe", shared=False)
+    pair.save(tmp_path / "two")
+    name = str(tmp_path / "two")
+    apart = {"tokenizer_name": name, "shared_vocabulary": False}
+    assert Config().update(data=apart, model={"tie_embeddings": "none"}).problems() == []
+    loaded = build_tokenizers([], name=name, vocab_size=1, shared=False)
+    assert loaded.src.definition == pair.src.definition and loaded.tgt.definition == pair.tgt.definition
+    assert loaded.src.definition != loaded.tgt.definition
 
 
 def test_a_token_id_outside_the_vocabulary_is_named() -> None:
