@@ -172,7 +172,9 @@ class TextSource:
     def _pairs_hash(self) -> str:
         total = hashlib.sha256()
         for item in self.scan():
-            total.update(json.dumps(str(item) if isinstance(item, Fault) else [item.src, item.tgt]).encode())
+            if isinstance(item, Fault):  # a text that cannot be read has no fingerprint, as a file that is gone
+                raise item
+            total.update(json.dumps([item.src, item.tgt]).encode())
         return total.hexdigest()
 
     def _blank_error(self, pair: TextPair, *, side: str) -> DataError:

@@ -207,6 +207,17 @@ def test_fingerprint_of_a_file_that_has_changed_or_gone(folder):
         source.fingerprint()
 
 
+def test_a_data_set_that_cannot_be_loaded_has_no_fingerprint(monkeypatch):
+    def unreachable(address, *, columns):
+        yield TextPair("a", "A", 1)
+        raise Fault("file", "cannot be loaded: no network", where=address, fix="see the network")
+
+    monkeypatch.setattr("pytorch_dl.dataset.text_files.read_hf", unreachable)
+    with pytest.raises(Fault, match=r"^hf://org/name: cannot be loaded: no network") as caught:
+        TextSource("hf://org/name").fingerprint()
+    assert caught.value.kind == "file"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
