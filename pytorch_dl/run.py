@@ -6,6 +6,7 @@ Every part leaves its result in the run folder and finds it there again, so a ru
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -33,13 +34,21 @@ SAMPLES = 5
 
 
 def check_texts(config: Config, say: Say) -> tuple[CheckReport, TokenizerPair | None]:
-    """Look at the texts before anything is trained on them; where they are readable, at their tokens as well."""
-    texts = texts_of(config.data, seed=config.system.seed)
-    report = check(texts.train, texts.val or None)
+    """Look at the texts before anything is trained on them; where they are readable, at their tokens as well.
+
+    A text that validation pairs are held out of is looked at as a whole: no side of a split sees its faults.
+    """
+    data, seed = config.data, config.system.seed
+    whole = texts_of(data.model_copy(update={"val_split": 0}), seed=seed)
+    report = check(whole.train, whole.val or None)
     if report.errors:
         return report, None
+    texts = texts_of(data, seed=seed)
     tokenizers = new_tokenizers(config, texts, say)
-    return check(texts.train, texts.val or None, tokenizers=tokenizers, max_length=config.data.max_length), tokenizers
+    report = check(whole.train, whole.val or None, tokenizers=tokenizers, max_length=data.max_length)
+    if data.val_split:
+        report = replace(report, val=check(texts.val, None, tokenizers=tokenizers, max_length=data.max_length).train)
+    return report, tokenizers
 
 
 def refuse_errors(report: CheckReport) -> None:

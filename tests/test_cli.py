@@ -245,6 +245,33 @@ class TestCheck:
         assert result.code == 0
         assert "Validation text" in result.out
 
+    def check_split(self, folder, capsys, text, *options):
+        (folder / "config.yaml").write_text(f"data: {{train_data_path: {text}, val_split: 5}}\n")
+        return call(capsys, "check", "--config", folder / "config.yaml", *options)
+
+    def test_a_text_to_split_is_looked_at_past_its_faults(self, tmp_path, capsys):
+        text = write_tsv(tmp_path / "text.tsv")
+        text.write_text(text.read_text() + "one column\n\tab\nthree\tof\tthem\n")
+        result = self.check_split(tmp_path, capsys, text)
+        assert result.code == 3
+        for part in ("text.tsv:61: expected 2 columns", "text.tsv:63: expected 2 columns", "the first in line 62"):
+            assert part in result.out
+
+    def test_blank_pairs_that_a_split_leaves_out_are_counted(self, tmp_path, capsys):
+        text = write_tsv(tmp_path / "text.tsv")
+        text.write_text(text.read_text() + "\tab\nab\t\n")
+        result = self.check_split(tmp_path, capsys, text, "data.on_blank=drop")
+        assert result.code == 0
+        assert "2 (3.2 %) pairs have a blank side (1 source, 1 target)" in result.out
+        assert "(val side)\n    pairs                 5\n" in result.out
+
+    def test_both_sides_of_a_split_text_in_one_file_are_an_error(self, tmp_path, capsys):
+        src, _ = two_files(tmp_path, "text", 60)
+        (tmp_path / "link").symlink_to(src)
+        result = self.check_split(tmp_path, capsys, src, f"data.train_tgt_path={tmp_path / 'link'}")
+        assert result.code == 3
+        assert "both sides are the same file" in result.err
+
 
 class TestTranslate:
     LINES = ("ab cd", "", "ef gh", "   ", "ab cd\u2028ef", "x" * 500, "日本 ab", "ab cd")
