@@ -11,7 +11,7 @@ from pathlib import Path
 from pytorch_dl.config import Config
 from pytorch_dl.config.model_config import DataConfig
 from pytorch_dl.dataset.compression import check_file
-from pytorch_dl.dataset.efficient_dataloader import source
+from pytorch_dl.dataset.efficient_dataloader import read_pairs, source
 from pytorch_dl.dataset.text_files import TextSource
 from pytorch_dl.dataset.text_lines import decode, read_lines
 from pytorch_dl.errors import ConfigError
@@ -27,7 +27,7 @@ CHUNK = 1000  # lines that are translated together
 
 def print_check(config: Config, *, as_json: bool) -> None:
     """Print the check's report; errors in the text end with the exit code of faulty data."""
-    report, _ = check_texts(config, lambda line: print(line, file=sys.stderr))
+    report, _ = check_texts(config, _say)
     print(json.dumps(report.to_json(), ensure_ascii=False, indent=2) if as_json else "\n".join(report.lines()))
     refuse_errors(report)
 
@@ -78,12 +78,16 @@ def print_translations(
 def print_scores(run: Path, src: str, ref: str | None, *, beam: int, length_penalty: float, save: Path | None) -> None:
     """Print all scores of a test text, and save its translations if asked to."""
     settings = SearchSettings(beam_size=beam, length_penalty=length_penalty)
-    pairs = list(_test_text(RunFolder(run).read_config().data, src, ref))
-    translations, scores = evaluate(load(run), pairs, settings, say=lambda text: print(text, file=sys.stderr))
+    pairs = read_pairs([_test_text(RunFolder(run).read_config().data, src, ref)], _say)
+    translations, scores = evaluate(load(run), pairs, settings, say=_say)
     if save:
         write_file(save, as_lines(translations))
     print(f"{len(pairs):,} pairs, beam {beam}, length penalty {length_penalty:g}")
     print("\n".join(score_lines(scores)))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _test_text(data: DataConfig, src: str, ref: str | None) -> TextSource:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.check import CheckReport, check
-from pytorch_dl.dataset.efficient_dataloader import DataModule, source, texts_of
+from pytorch_dl.dataset.efficient_dataloader import DataModule, read_pairs, source, texts_of
 from pytorch_dl.dataset.text_files import TextPair
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.errors import DataError, Interrupted
@@ -119,7 +119,7 @@ def train(folder: RunFolder, *, progress: Progress) -> None:
 def evaluate_run(folder: RunFolder, *, beam_size: int, progress: Progress) -> list[Score]:
     """Score the finished run on its test text, or on its validation text without one, and write the report."""
     config = folder.read_config()
-    name, pairs = _evaluation_text(config)
+    name, pairs = _evaluation_text(config, progress.say)
     if not pairs:
         progress.say("no test or validation text: nothing to evaluate")
         return []
@@ -180,17 +180,16 @@ def _check_before(config: Config, say: Say) -> TokenizerPair | None:
         say(line)
     refuse_errors(report)
     if config.data.test_data_path:
-        _evaluation_text(config)  # a fault in it shows now rather than after the training
+        _evaluation_text(config, say)  # a fault in it shows now rather than after the training
     return tokenizers
 
 
-def _evaluation_text(config: Config) -> tuple[str, list[TextPair]]:
+def _evaluation_text(config: Config, say: Say) -> tuple[str, list[TextPair]]:
     """The test text where there is one, else the validation text; and which of them it is."""
     data = config.data
     if data.test_data_path:
-        return "test", list(source(data, data.test_data_path, data.test_tgt_path))
-    val = texts_of(data, seed=config.system.seed).val
-    return "validation", [pair for stream in val for pair in stream]
+        return "test", read_pairs([source(data, data.test_data_path, data.test_tgt_path)], say)
+    return "validation", read_pairs(texts_of(data, seed=config.system.seed).val, say)
 
 
 def _decoder(data: DataModule, *, count: int) -> Decode | None:

@@ -265,6 +265,16 @@ class TestCheck:
         assert "2 (3.2 %) pairs have a blank side (1 source, 1 target)" in result.out
         assert "(val side)\n    pairs                 5\n" in result.out
 
+    def test_blank_pairs_are_counted_in_training_and_evaluation_too(self, tmp_path, capsys):
+        text, test = write_tsv(tmp_path / "text.tsv"), write_tsv(tmp_path / "test.tsv", 9, first=100)
+        for path in (text, test):
+            path.write_text(path.read_text() + "\tab\nab\t\n")
+        (tmp_path / "config.yaml").write_text(f"data: {{train_data_path: {text}, val_split: 12, on_blank: drop}}\n")
+        result = call(capsys, "train", tmp_path / "config.yaml", "--out", tmp_path / "run", *SHORT)
+        assert f"{text} (train side): 2 pairs with a blank side are left out\n" in result.err
+        result = call(capsys, "evaluate", tmp_path / "run", "--src", test, "--beam", 1)
+        assert result.err == f"{test}: 2 pairs with a blank side are left out\n" and result.out.startswith("9 pairs")
+
     def test_both_sides_of_a_split_text_in_one_file_are_an_error(self, tmp_path, capsys):
         src, _ = two_files(tmp_path, "text", 60)
         (tmp_path / "link").symlink_to(src)

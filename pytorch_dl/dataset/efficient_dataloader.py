@@ -4,7 +4,7 @@ streams of text pairs -> tokenizers -> token store -> plan of an epoch -> batche
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from pytorch_dl.dataset.batching import Special, TokenIds
 from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.dataset.planning import Lengths, Planner
 from pytorch_dl.dataset.split import hold_out
-from pytorch_dl.dataset.text_files import PairStream, TextPair, TextSource
+from pytorch_dl.dataset.text_files import PairStream, TextPair, TextSource, report_dropped
 from pytorch_dl.dataset.token_store import TokenStore, open_or_build
 from pytorch_dl.dataset.tokenizer import TokenizerPair, build_tokenizers
 from pytorch_dl.errors import ConfigError, DataError
@@ -38,6 +38,7 @@ class RecordedText:
     name: str
     weight: float
     sha256: str
+    dropped = 0  # of the class: it is not recorded
 
     def __iter__(self) -> Iterator[TextPair]:
         raise DataError("the text is gone, and so is its token store", where=self.name, fix="restore the text")
@@ -174,6 +175,15 @@ def texts_of(data: DataConfig, *, seed: int) -> Texts:
         return Texts(list(kept), [held_out])
     val = [source(data, data.val_data_path, data.val_tgt_path)] if data.val_data_path else []
     return Texts(list(train), list(val))
+
+
+def read_pairs(streams: Iterable[PairStream], report: Callable[[str], None]) -> list[TextPair]:
+    """All pairs; `report` is told of those that are left out."""
+    pairs = []
+    for stream in streams:
+        pairs += list(stream)
+        report_dropped(stream, report)
+    return pairs
 
 
 def source(data: DataConfig, src: str, tgt: str | None, *, weight: float = 1.0) -> TextSource:

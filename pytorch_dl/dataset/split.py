@@ -33,6 +33,11 @@ class HeldOut:
         """The streams and the side."""
         return f"{', '.join(stream.name for stream in self.streams)} ({self.side} side)"
 
+    @property
+    def dropped(self) -> int:
+        """How many blank pairs the last pass left out: they are on the training side, which is read for itself."""
+        return sum(stream.dropped for stream in self.streams) if self.side == "train" else 0
+
     def __iter__(self) -> Iterator[TextPair]:
         for stream in self.streams:
             for pair in stream:

@@ -7,8 +7,8 @@ with one line that names it; `scan` goes on after it, for the data check.
 import hashlib
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -20,7 +20,7 @@ from pytorch_dl.dataset.text_pair import Columns, Fault, TextPair
 from pytorch_dl.dataset.two_files import read_two_files
 from pytorch_dl.errors import ConfigError, DataError
 
-__all__ = ["PairStream", "TextPair", "TextSource", "blank_side"]
+__all__ = ["PairStream", "TextPair", "TextSource", "blank_side", "report_dropped"]
 
 Form = Literal["two files", "TSV", "CSV", "JSONL", "Parquet", "Hugging Face"]
 _FORMS: dict[str, Form] = {
@@ -44,10 +44,20 @@ class PairStream(Protocol):
     def weight(self) -> float:
         """How often each pair appears in an epoch."""
 
+    @property
+    def dropped(self) -> int:
+        """How many pairs the last whole pass left out for a blank side."""
+
     def __iter__(self) -> Iterator[TextPair]: ...
 
     def fingerprint(self) -> str:
         """Hex SHA-256 over the bytes that the pairs are read from and the options that change the pairs."""
+
+
+def report_dropped(stream: PairStream, report: Callable[[str], None]) -> None:
+    """Tell how many pairs the last whole pass over a stream left out."""
+    if stream.dropped:
+        report(f"{stream.name}: {stream.dropped:,} pairs with a blank side are left out")
 
 
 def blank_side(pair: TextPair) -> Literal["source", "target", "both"] | None:
@@ -78,6 +88,8 @@ class TextSource:
     """How often each pair appears in an epoch."""
     on_blank: Literal["error", "drop"] = "error"
     """What to do with a pair that has a blank side."""
+    dropped: int = field(default=0, init=False, compare=False)
+    """How many pairs the last whole pass left out for a blank side."""
 
     def __post_init__(self) -> None:
         for contradiction in self._contradictions():
@@ -122,6 +134,7 @@ class TextSource:
                 dropped += 1
             else:
                 raise self._blank_error(item, side=side)
+        object.__setattr__(self, "dropped", dropped)  # what a pass tells beside its pairs; all else stays frozen
         if not kept:
             what = f"no pair is left: {dropped} of {dropped} have a blank side"
             raise DataError(what, where=self.name, fix="complete the text")

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from pytorch_dl.dataset.text_files import PairStream, TextPair
+from pytorch_dl.dataset.text_files import PairStream, TextPair, report_dropped
 from pytorch_dl.dataset.tokenizer import Tokenizer, TokenizerPair
 from pytorch_dl.errors import DataError
 
@@ -42,6 +42,7 @@ def write_token_files(
                 if pairs // _REPORT_EVERY > before // _REPORT_EVERY:
                     report(f"token store: {pairs:,} pairs tokenised")
             spans.append([start, pairs])
+            report_dropped(stream, report)
     if pairs == 0:
         raise DataError("there are no pairs", where=_names(streams), fix="give text with at least one pair")
     return {"dtype": dtype, "pairs": pairs, "src_tokens": src.total, "tgt_tokens": tgt.total, "spans": spans}

@@ -14,6 +14,7 @@ class Pairs:
     name: str
     pairs: tuple[tuple[str, str], ...]
     weight: float = 1.0
+    dropped: int = 0
 
     def __iter__(self):
         return (TextPair(src, tgt, line) for line, (src, tgt) in enumerate(self.pairs, 1))

@@ -134,6 +134,15 @@ def test_the_same_blank_policy_for_one_file(folder):
     assert [blank_side(item) for item in TextSource("x.tsv").scan()] == [None, "both", "both", "target", "source", None]
 
 
+def test_the_last_whole_pass_tells_what_it_dropped(folder):
+    source = TextSource(write("x.tsv", "a\tA\n\t\nb\t\nc\tC\n"), on_blank="drop")
+    before = hash(source)
+    assert source.dropped == 0 and texts(source) == texts(source) and source.dropped == 2
+    assert hash(source) == before and source == TextSource("x.tsv", on_blank="drop")
+    write("x.tsv", "a\tA\n")
+    assert texts(source) == [("a", "A")] and source.dropped == 0
+
+
 @pytest.mark.parametrize("swap", [False, True])
 def test_each_unusable_file_is_one_line_with_a_fix(folder, swap):
     write("ok", "a\nb\n")

@@ -29,6 +29,7 @@ class Pairs:
     name: str = "memory"
     weight: float = 1.0
     fingerprints: Iterator[str] | None = None
+    dropped: int = 0
 
     def __iter__(self) -> Iterator[TextPair]:
         return (TextPair(src, tgt, number) for number, (src, tgt) in enumerate(self.pairs, 1))
