@@ -1,6 +1,6 @@
 """Files as bytes, decompressed: gzip, bzip2, xz and zstd are told by their first bytes, never by the file's name.
 
-Out go chunks of at most some MiB, so that a file of any size is read in little memory.
+Out go chunks of some MiB at the most, whatever a few bytes stand for, so that any file is read in little memory.
 """
 
 import bz2
@@ -18,7 +18,8 @@ from pytorch_dl.files import sha256
 
 ENDINGS = (".gz", ".bz2", ".xz", ".zst")
 _CHUNK = 1 << 18
-_COMPRESSED_CHUNK = 1 << 14  # small: a few bytes can stand for megabytes
+_COMPRESSED_CHUNK = 1 << 14
+_ZSTD_CHUNK = 1 << 8  # it has no limit of output, but 4 bytes of input stand for at most 128 KiB
 
 
 class _Decompressor(Protocol):
@@ -26,14 +27,32 @@ class _Decompressor(Protocol):
     def eof(self) -> bool: ...
     @property
     def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, /) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+class _Zstd:
+    """Takes a limit as the others do, which _ZSTD_CHUNK keeps."""
+
+    def __init__(self) -> None:
+        self._inner = zstandard.ZstdDecompressor().decompressobj()
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._inner.eof)
+
+    @property
+    def unused_data(self) -> bytes:
+        return bytes(self._inner.unused_data)
+
+    def decompress(self, data: bytes, _max_length: int, /) -> bytes:
+        return bytes(self._inner.decompress(data))
 
 
 _DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {
     "gzip": lambda: zlib.decompressobj(wbits=31),
     "bzip2": bz2.BZ2Decompressor,
     "xz": lzma.LZMADecompressor,
-    "zstd": lambda: zstandard.ZstdDecompressor().decompressobj(),
+    "zstd": _Zstd,
 }
 
 
@@ -67,7 +86,8 @@ def read_chunks(path: Path) -> Iterator[bytes]:
             kind = compression_of(file.read(10))
             file.seek(0)
             if kind:
-                compressed = iter(lambda: file.read(_COMPRESSED_CHUNK), b"")
+                size = _ZSTD_CHUNK if kind == "zstd" else _COMPRESSED_CHUNK
+                compressed = iter(lambda: file.read(size), b"")
                 yield from _decompressed(compressed, kind=kind, path=path)
             else:
                 yield from iter(lambda: file.read(_CHUNK), b"")
@@ -113,11 +133,19 @@ def _decompressed(chunks: Iterator[bytes], *, kind: str, path: Path) -> Iterator
                     break
                 decompressor = _DECOMPRESSORS[kind]()
             try:
-                content = decompressor.decompress(chunk)
+                yield from _content(decompressor, chunk)
             except (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
                 raise Fault("file", f"the {kind} data are damaged ({error})", where=str(path), fix=damaged) from error
-            if content:
-                yield content
             chunk = decompressor.unused_data if decompressor.eof else b""
     if not decompressor.eof:
         raise Fault("file", f"the {kind} data are cut off before their end", where=str(path), fix=damaged)
+
+
+def _content(decompressor: _Decompressor, data: bytes) -> Iterator[bytes]:
+    """What `data` stand for, in pieces: a full one means that there may be more."""
+    piece = decompressor.decompress(data, _CHUNK)
+    while len(piece) >= _CHUNK and not decompressor.eof:
+        yield piece
+        piece = decompressor.decompress(getattr(decompressor, "unconsumed_tail", b""), _CHUNK)
+    if piece:
+        yield piece

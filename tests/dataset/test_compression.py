@@ -2,11 +2,12 @@ import bz2
 import gzip
 import lzma
 import random
+import tracemalloc
 
 import pytest
 import zstandard
 
-from pytorch_dl.dataset.compression import compression_of, hash_file, read_chunks, without_ending
+from pytorch_dl.dataset.compression import _CHUNK, compression_of, hash_file, read_chunks, without_ending
 from pytorch_dl.dataset.text_pair import Fault
 
 COMPRESS = {
@@ -57,6 +58,29 @@ def test_damaged_data_are_a_fault(file, kind):
     file.write_bytes(data)
     with pytest.raises(Fault, match=rf"the {kind} data are (damaged|cut off)"):
         content(file)
+
+
+@pytest.mark.parametrize("kind", COMPRESS)
+def test_a_few_bytes_that_stand_for_megabytes_are_read_in_small_chunks(file, kind):
+    size = 20 << 20
+    data = COMPRESS[kind](b"a\tA\n" * (size // 4))
+    assert len(data) < size / 500
+    file.write_bytes(data)
+    tracemalloc.start()
+    try:
+        lengths = [len(chunk) for chunk in read_chunks(file)]
+        assert tracemalloc.get_traced_memory()[1] < 12 << 20
+    finally:
+        tracemalloc.stop()
+    assert sum(lengths) == size and max(lengths) <= 8 << 20
+
+
+@pytest.mark.parametrize("kind", COMPRESS)
+@pytest.mark.parametrize("size", [_CHUNK - 1, _CHUNK, _CHUNK + 1, 3 * _CHUNK])
+def test_content_that_fills_whole_chunks_is_read_to_its_end(file, kind, size):
+    text = (b"a\n" * _CHUNK)[:size] if size < 2 * _CHUNK else b"abc" * _CHUNK
+    file.write_bytes(COMPRESS[kind](text) * 2)
+    assert content(file) == text * 2
 
 
 def test_a_plain_file_is_plain_whatever_its_name(file):
