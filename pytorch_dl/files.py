@@ -31,10 +31,17 @@ _WAYS_OUT = {
 
 
 def write_file(path: Path, content: bytes | str) -> None:
-    """Replace `path` by `content` such that a kill or a power cut leaves the old file or the new one."""
+    """Replace `path` by `content` such that a kill or a power cut leaves the old file or the new one.
+
+    A link stays one: the file that it leads to is replaced. A pipe or device is written to.
+    """
     content = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f"{_TEMPORARY}{path.name}.{os.getpid()}")
     with _disk_errors(path):
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
+        path = Path(os.path.realpath(path))
+        temporary = path.with_name(f"{_TEMPORARY}{path.name}.{os.getpid()}")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "wb") as file:

@@ -181,6 +181,30 @@ def test_the_order_of_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ]
 
 
+class TestNoPlainFile:
+    def test_a_link_stays_and_its_file_is_replaced(self, tmp_path: Path) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "file").write_text("old")
+        (tmp_path / "link").symlink_to("elsewhere/file")
+        write_file(tmp_path / "link", "new")
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "elsewhere" / "file").read_text() == "new"
+        assert sorted(path.name for path in tmp_path.rglob("*")) == ["elsewhere", "file", "link"]
+
+    def test_a_pipe_is_written_to(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+        write_file(tmp_path / "pipe", "new")
+        assert os.read(reader, 9) == b"new"
+        os.close(reader)
+        assert (tmp_path / "pipe").is_fifo()
+
+    def test_a_folder_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "folder").mkdir()
+        with pytest.raises(ResourceError, match=r"folder: cannot write here: Is a directory"):
+            write_file(tmp_path / "folder", "new")
+
+
 class TestLeftovers:
     def test_are_removed(self, tmp_path: Path) -> None:
         (tmp_path / ".tmp-x.7").mkdir()
