@@ -18,8 +18,9 @@ from typing import Any
 from pytorch_dl.errors import ResourceError
 
 MANIFEST = "manifest.json"
-_TEMPORARY = ".tmp-"
-_ASIDE = ".old-"
+_TEMPORARY = ".pytorch-dl-tmp-"
+_ASIDE = ".pytorch-dl-old-"
+_LEFTOVER = re.compile(rf"({re.escape(_TEMPORARY)}|{re.escape(_ASIDE)})(.+)\.[0-9]+")  # nothing of another program
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell the system's error number
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WAYS_OUT = {
@@ -117,14 +118,13 @@ def sha256(path: Path) -> str:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete what a killed process left in `folder`; a folder that had just stepped aside comes back."""
-    for aside in folder.glob(f"{_ASIDE}*"):
-        path = folder / aside.name.removeprefix(_ASIDE).rpartition(".")[0]
-        if path.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            os.rename(aside, path)
-    for leftover in folder.glob(f"{_TEMPORARY}*"):
-        if leftover.is_dir():
+    for leftover in [*folder.glob(f"{_ASIDE}*"), *folder.glob(f"{_TEMPORARY}*")]:
+        parts = _LEFTOVER.fullmatch(leftover.name)
+        if parts is None:
+            continue
+        if parts[1] == _ASIDE and not (folder / parts[2]).exists():
+            os.rename(leftover, folder / parts[2])
+        elif leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)

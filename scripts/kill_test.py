@@ -152,7 +152,7 @@ def wait_for(process: "subprocess.Popen[str]", run: Path, *, step: int, saving: 
 
 def is_saving(run: Path) -> bool:
     """Whether a checkpoint is being written, or was when its process died."""
-    return any((run / "checkpoints").glob(".tmp-*"))
+    return any((run / "checkpoints").glob(".pytorch-dl-tmp-*"))
 
 
 def last_step(run: Path) -> int:

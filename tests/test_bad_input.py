@@ -305,7 +305,7 @@ def test_bad_input_ends_in_one_line(item: Case, folder: Path, capsys: pytest.Cap
     after = contents(folder)
     assert {name: after.get(name) for name in before} == before
     new = after.keys() - before.keys()
-    assert not [name for name in new if ".tmp-" in name or "model" in name or "checkpoints" in name]
+    assert not [name for name in new if ".pytorch-dl-tmp-" in name or "model" in name or "checkpoints" in name]
     assert new <= {"new/config.yaml", "new/environment.json", "new/evaluation.json", "new/data.json"} | {
         name for name in new if name.startswith(("new/tokenizer/", "new/cache/"))
     }

@@ -106,7 +106,7 @@ class TestFaults:
             except (ResourceError, OSError):
                 raised = True
             if not and_after:
-                assert not list(case.folder.glob(".tmp-*"))
+                assert not list(case.folder.glob(".pytorch-dl-tmp-*"))
                 assert case.path.exists() or case.kind == "new folder", "without a next start"
             states.append(case.state())
             assert raised or states[-1] == "new", "what is not written is told"
@@ -172,10 +172,10 @@ def test_the_order_of_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert log == [
         "sync a",
         "sync c",
-        "sync .tmp-manifest.json.PID",
+        "sync .pytorch-dl-tmp-manifest.json.PID",
         "move to manifest.json",
-        "sync .tmp-thing.PID",
-        "sync .tmp-thing.PID",
+        "sync .pytorch-dl-tmp-thing.PID",
+        "sync .pytorch-dl-tmp-thing.PID",
         "move to thing",
         "sync run",
     ]
@@ -207,26 +207,33 @@ class TestNoPlainFile:
 
 class TestLeftovers:
     def test_are_removed(self, tmp_path: Path) -> None:
-        (tmp_path / ".tmp-x.7").mkdir()
-        (tmp_path / ".tmp-x.7" / "f").write_text("half")
-        (tmp_path / ".tmp-y.8").write_text("half")
+        (tmp_path / ".pytorch-dl-tmp-x.7").mkdir()
+        (tmp_path / ".pytorch-dl-tmp-x.7" / "f").write_text("half")
+        (tmp_path / ".pytorch-dl-tmp-y.8").write_text("half")
         (tmp_path / "mine").write_text("mine")
         remove_leftovers(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
     def test_a_folder_that_had_stepped_aside_comes_back(self, tmp_path: Path) -> None:
         fill(tmp_path / "step-1.a", OLD)
-        (tmp_path / "step-1.a").rename(tmp_path / ".old-step-1.a.77")
+        (tmp_path / "step-1.a").rename(tmp_path / ".pytorch-dl-old-step-1.a.77")
         remove_leftovers(tmp_path)
         assert content(tmp_path / "step-1.a") == OLD
 
     def test_of_a_folder_that_was_replaced_only_the_new_stays(self, tmp_path: Path) -> None:
         fill(tmp_path / "x", OLD)
-        (tmp_path / "x").rename(tmp_path / ".old-x.77")
+        (tmp_path / "x").rename(tmp_path / ".pytorch-dl-old-x.77")
         fill(tmp_path / "x", NEW)
         remove_leftovers(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["x"]
         assert content(tmp_path / "x") == NEW
+
+    def test_what_others_left_stays(self, tmp_path: Path) -> None:
+        names = [".old-x.7", ".pytorch-dl-old-7", ".pytorch-dl-tmp-x", ".pytorch-dl-tmp-x.7.txt", ".tmp-x.7"]
+        for name in names:
+            (tmp_path / name).write_text("theirs")
+        remove_leftovers(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == names
 
     def test_no_folder(self, tmp_path: Path) -> None:
         remove_leftovers(tmp_path / "none")

@@ -317,8 +317,8 @@ class TestDamage:
 
 
 def test_what_a_killed_builder_left_is_removed(cache: Cache) -> None:
-    (cache.folder / ".tmp-0123.99").mkdir(parents=True)
-    (cache.folder / ".tmp-0123.99" / "src_ids").write_bytes(b"half")
+    (cache.folder / ".pytorch-dl-tmp-0123.99").mkdir(parents=True)
+    (cache.folder / ".pytorch-dl-tmp-0123.99" / "src_ids").write_bytes(b"half")
     cache.open(Pairs())
     assert len(cache.stores) == 1
 
