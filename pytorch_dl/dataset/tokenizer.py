@@ -70,7 +70,8 @@ class Tokenizer:
 
     def fingerprint(self) -> str:
         """Hex SHA-256 of the definition."""
-        return _sha256([self.definition.json, self.definition.specials])
+        definition = json.dumps([self.definition.json, self.definition.specials], sort_keys=True)
+        return hashlib.sha256(definition.encode()).hexdigest()
 
     def _without_control(self, ids: list[int]) -> list[int]:
         # Only a pretrained model that has a special token as an ordinary piece of one character comes to this.
@@ -85,6 +86,14 @@ class TokenizerPair:
 
     src: Tokenizer
     tgt: Tokenizer
+
+    def __post_init__(self) -> None:
+        got, expected = ([side.pad_id, side.bos_id, side.eos_id] for side in (self.src, self.tgt))
+        if got != expected:  # batches and models have one id for each
+            raise CheckpointError(
+                f"the pad, bos and eos ids of the source are {got}, expected those of the target, {expected}",
+                fix="choose two tokenizers with the same special ids, or one for both sides",
+            )
 
     @property
     def shared(self) -> bool:
@@ -102,10 +111,6 @@ class TokenizerPair:
         """Read what `save` wrote; anything else is a CheckpointError."""
         sides = [Tokenizer(definition, where=str(folder)) for definition in read_tokenizer_folder(folder)]
         return cls(sides[0], sides[-1])
-
-    def fingerprint(self) -> str:
-        """Hex SHA-256 of both definitions and of whether they are one."""
-        return _sha256([self.src.fingerprint(), self.tgt.fingerprint(), self.shared])
 
 
 def build_tokenizers(
@@ -182,10 +187,6 @@ def _special_ids(specials: dict[str, str], vocabulary: dict[str, int], where: st
 
 def _refusal(what: str, where: str) -> CheckpointError:
     return CheckpointError(f"this tokenizer cannot be used: {what}", where=where, fix="choose or build another one")
-
-
-def _sha256(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @contextlib.contextmanager
