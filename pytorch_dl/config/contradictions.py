@@ -4,12 +4,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytorch_dl.config.model_config import Config
+    from pytorch_dl.config.model_config import Config, DataConfig
 
 
 def contradictions(config: "Config") -> list[str]:
     """Return one line for each contradiction, none for a sound config."""
-    return [*_model(config), *_text(config), *_batches(config), *_training(config)]
+    return [*_model(config), *data_contradictions(config.data), *_model_and_data(config), *_training(config)]
+
+
+def data_contradictions(data: "DataConfig") -> list[str]:
+    """Those of the section data alone."""
+    return [*_text(data), *_batches(data)]
 
 
 def _model(config: "Config") -> Iterator[str]:
@@ -32,8 +37,7 @@ def _model(config: "Config") -> Iterator[str]:
         yield f"model.attention_dropout ({model.attention_dropout}) needs model.attention: plain, got sdpa"
 
 
-def _text(config: "Config") -> Iterator[str]:
-    data = config.data
+def _text(data: "DataConfig") -> Iterator[str]:
     for name in ("train", "val", "test"):
         if getattr(data, f"{name}_tgt_path") and not getattr(data, f"{name}_data_path"):
             yield f"data.{name}_tgt_path is set without data.{name}_data_path"
@@ -50,14 +54,17 @@ def _text(config: "Config") -> Iterator[str]:
         yield f"data.val_split ({split}) and data.val_data_path ({path}) both give a validation set"
 
 
-def _batches(config: "Config") -> Iterator[str]:
-    data, model = config.data, config.model
-    if data.max_length > model.max_seq_len:
-        yield f"data.max_length ({data.max_length}) is above model.max_seq_len ({model.max_seq_len})"
+def _batches(data: "DataConfig") -> Iterator[str]:
     if data.use_dynamic_batching and data.max_length > data.max_tokens_per_batch:
         yield f"data.max_length ({data.max_length}) is above data.max_tokens_per_batch ({data.max_tokens_per_batch})"
     if data.layout == "packed" and not data.use_dynamic_batching:
         yield "data.layout: packed fills rows by tokens and needs data.use_dynamic_batching: true, got false"
+
+
+def _model_and_data(config: "Config") -> Iterator[str]:
+    data, model = config.data, config.model
+    if data.max_length > model.max_seq_len:
+        yield f"data.max_length ({data.max_length}) is above model.max_seq_len ({model.max_seq_len})"
     if not data.shared_vocabulary and model.tie_embeddings == "all":
         yield "model.tie_embeddings: all needs one vocabulary, but data.shared_vocabulary is false; use decoder or none"
 

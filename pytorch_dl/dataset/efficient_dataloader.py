@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pytorch_dl.config.model_config import CorpusConfig, DataConfig, TrainingConfig
+from pytorch_dl.config.contradictions import data_contradictions
+from pytorch_dl.config.load import merged
+from pytorch_dl.config.model_config import Config, CorpusConfig, DataConfig
 from pytorch_dl.dataset.batching import Special, TokenIds
 from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.dataset.planning import Lengths, Planner
@@ -81,8 +83,11 @@ class DataModule:
             "max_tokens_per_batch": max_tokens_per_batch,
         }
         given = {name: value for name, value in given.items() if value is not None}
-        self.data = DataConfig.model_validate({**(data or DataConfig()).model_dump(), **given})
-        self.batch_size = batch_size or TrainingConfig().batch_size
+        size = {} if batch_size is None else {"batch_size": batch_size}
+        config = merged(Config(data=data or DataConfig()), {"data": given, "training": size})
+        if found := data_contradictions(config.data):
+            raise ConfigError("; ".join(found), where="DataModule")
+        self.data, self.batch_size = config.data, config.training.batch_size
         self.seed, self.report = seed, report
         self.cache_dir = Path(cache_dir or self.data.cache_dir or default_cache())
         self._tokenizers, self._texts = tokenizers, texts

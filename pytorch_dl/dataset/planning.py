@@ -64,7 +64,7 @@ class Planner:
     def __post_init__(self) -> None:
         kept = self.lengths.take(self.kept)
         longest = int(max(kept.src.max(initial=0), kept.tgt.max(initial=0)))
-        if self.batch_size is None and longest > self.max_tokens:
+        if (self.batch_size is None or self.packed) and longest > self.max_tokens:
             raise ConfigError(
                 f"a pair has {longest} tokens, but data.max_tokens_per_batch is {self.max_tokens}",
                 fix="raise it, or lower data.max_length",

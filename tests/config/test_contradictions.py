@@ -148,8 +148,8 @@ def test_several_are_told_at_once() -> None:
         "model.d_model (100) must be divisible by model.n_heads (12); nearest: 96 or 108",
         "model.n_heads (12) must be divisible by model.n_kv_heads (5)",
         "data.src_suffix (en) and data.tgt_suffix (None) go together",
-        "data.max_length (5000) is above model.max_seq_len (512)",
         "data.max_length (5000) is above data.max_tokens_per_batch (4096)",
+        "data.max_length (5000) is above model.max_seq_len (512)",
         "training.average_checkpoints must be 0 or at least 2, got 1",
     ]
     assert config.problems() == expected

@@ -1,6 +1,7 @@
 """Plans and batches: properties on random lengths, and the tensors of known pairs."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -187,6 +188,8 @@ class TestWeights:
 def test_a_pair_above_the_budget_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"a pair has 31 tokens, but data\.max_tokens_per_batch is 30"):
         planner([(2, 3), (4, 31)], max_tokens=30)
+    with pytest.raises(ConfigError, match=r"a pair has 31 tokens, but data\.max_tokens_per_batch is 30"):
+        replace(planner([(2, 3), (4, 31)], "fixed", max_tokens=30), packed=True)
     planner([(2, 3), (4, 31)], "fixed", max_tokens=30)
     planner([(2, 3), (4, 31)], max_tokens=30, kept=np.array([0]))
 

@@ -1,0 +1,98 @@
+"""The front door: which arguments it refuses, which texts it reads, and what it says of pairs that are left out."""
+
+from pathlib import Path
+
+import pytest
+from tiny_runs import write_tsv
+
+from pytorch_dl.config import Config
+from pytorch_dl.config.model_config import DataConfig
+from pytorch_dl.dataset.efficient_dataloader import DataModule, texts_of
+from pytorch_dl.dataset.text_files import TextSource
+from pytorch_dl.errors import ConfigError, DataError
+
+
+def data_config(**settings: object) -> DataConfig:
+    return Config().update(data=settings).data
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": -4}, "config: training.batch_size: expected greater than or equal to 1, got -4"),
+        ({"batch_size": 0}, "config: training.batch_size: expected greater than or equal to 1, got 0"),
+        ({"max_length": 0}, "config: data.max_length: expected greater than or equal to 1, got 0"),
+        (
+            {"data": data_config(layout="packed"), "use_dynamic_batching": False},
+            "DataModule: data.layout: packed fills rows by tokens and needs data.use_dynamic_batching: true, got false",
+        ),
+        (
+            {"data": data_config(val_split=9), "val_data_path": "val.tsv"},
+            "DataModule: data.val_split (9) and data.val_data_path (val.tsv) both give a validation set",
+        ),
+        (
+            {"max_tokens_per_batch": 100},
+            "DataModule: data.max_length (128) is above data.max_tokens_per_batch (100)",
+        ),
+    ],
+)
+def test_arguments_that_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        DataModule("train.tsv", **arguments)
+    assert str(caught.value).startswith(message)
+
+
+def test_rules_of_the_model_are_not_for_the_data() -> None:
+    assert DataModule("train.tsv", max_length=600, data=data_config(shared_vocabulary=False)).data.max_length == 600
+
+
+class TestLeftOut:
+    @pytest.fixture
+    def text(self, tmp_path: Path) -> str:
+        lines = ["ab\tba\n"] * 18 + ["a" * 20 + "\tb\n", "a\t" + "b" * 19 + "\n"]
+        (tmp_path / "text.tsv").write_text("".join(lines))
+        return str(tmp_path / "text.tsv")
+
+    def said(self, text: str, folder: Path, max_length: int) -> list[str]:
+        lines: list[str] = []
+        module = DataModule(
+            text, tokenizer_name="byte", max_length=max_length, cache_dir=folder / "cache", report=lines.append
+        )
+        module.setup()
+        lines.clear()
+        module.train_dataloader()
+        return lines
+
+    def test_pairs_are_counted_with_the_end_mark(self, text: str, tmp_path: Path) -> None:
+        line = "1 of 20 training pairs (5.00 %) are longer than data.max_length (20) and left out"
+        assert self.said(text, tmp_path, 21) == []
+        assert self.said(text, tmp_path, 20) == [line]
+
+    def test_many_are_a_warning(self, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("pytorch_dl.dataset.efficient_dataloader.MANY_LEFT_OUT", 0.09)
+        line = "warning: 2 of 20 training pairs (10.00 %) are longer than data.max_length (10) and left out"
+        assert self.said(text, tmp_path, 10) == [line]
+
+    def test_all_are_an_error(self, text: str, tmp_path: Path) -> None:
+        with pytest.raises(
+            DataError, match=r"all 20 training pairs are longer than data.max_length \(2\)\. Fix: raise"
+        ):
+            self.said(text, tmp_path, 2)
+
+
+class TestTextsOf:
+    def test_nothing_to_train_on(self) -> None:
+        with pytest.raises(ConfigError, match=r"there is no training text\. Fix: give --src"):
+            texts_of(DataConfig(), seed=1)
+
+    def test_corpora_follow_the_first_text(self) -> None:
+        data = data_config(train_data_path="a.tsv", corpora=[{"src": "b", "tgt": "c", "weight": 0.5}], on_blank="drop")
+        texts = texts_of(data, seed=1)
+        first, second = TextSource("a.tsv", on_blank="drop"), TextSource("b", "c", weight=0.5, on_blank="drop")
+        assert texts == ([first, second], [])
+
+    def test_a_split_is_a_function_of_the_seed(self, tmp_path: Path) -> None:
+        data = data_config(train_data_path=str(write_tsv(tmp_path / "text.tsv")), val_split=9)
+        kept, held = (side[0] for side in texts_of(data, seed=1))
+        assert (len(list(kept)), len(list(held))) == (51, 9)
+        assert [pair.src for pair in held] != [pair.src for pair in texts_of(data, seed=2).val[0]]
