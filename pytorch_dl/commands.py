@@ -9,10 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pytorch_dl.config import Config
-from pytorch_dl.config.model_config import DataConfig
 from pytorch_dl.dataset.compression import check_file
 from pytorch_dl.dataset.efficient_dataloader import read_pairs, source
-from pytorch_dl.dataset.text_files import TextSource
 from pytorch_dl.dataset.text_lines import decode, read_lines
 from pytorch_dl.errors import ConfigError
 from pytorch_dl.evaluation.report import score_lines
@@ -78,7 +76,7 @@ def print_translations(
 def print_scores(run: Path, src: str, ref: str | None, *, beam: int, length_penalty: float, save: Path | None) -> None:
     """Print all scores of a test text, and save its translations if asked to."""
     settings = SearchSettings(beam_size=beam, length_penalty=length_penalty)
-    pairs = read_pairs([_test_text(RunFolder(run).read_config().data, src, ref)], _say)
+    pairs = read_pairs([source(RunFolder(run).read_config().data, src, ref)], _say)
     translations, scores = evaluate(load(run), pairs, settings, say=_say)
     if save:
         write_file(save, as_lines(translations))
@@ -88,15 +86,6 @@ def print_scores(run: Path, src: str, ref: str | None, *, beam: int, length_pena
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
-
-
-def _test_text(data: DataConfig, src: str, ref: str | None) -> TextSource:
-    """A file of the same form as the training text is read as that was."""
-    if Path(src).is_file():
-        data = data.model_copy(update={"src_suffix": None, "tgt_suffix": None})
-    if Path(src).suffix != Path(data.train_data_path or "").suffix:
-        data = data.model_copy(update={"src_column": None, "tgt_column": None})
-    return source(data, src, ref)
 
 
 def _format(

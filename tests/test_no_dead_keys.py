@@ -191,8 +191,14 @@ COLUMNS = {"data.train_data_path": "columns.jsonl", "data.src_column": "en", "da
 TWO_FILES = {"data.train_data_path": "text.en", "data.train_tgt_path": "text.de"}
 TESTED = {**TEXTS, "data.test_data_path": "text.en", "data.test_tgt_path": "text.de"}
 CORPORA = {"data.train_data_path": "a.tsv", "data.corpora": [{"src": "text.en", "tgt": "text.de"}]}
-WORDS = {"data.train_data_path": "a.tsv", "data.tokenizer_name": "bpe", "data.vocab_size": 270}
 ONE = {"data.train_data_path": "a.tsv"}
+
+
+def one_corpus(src: str, **options: str) -> Settings:
+    return {**ONE, "data.corpora": [{"src": src, **options}]}
+
+
+WORDS = {"data.train_data_path": "a.tsv", "data.tokenizer_name": "bpe", "data.vocab_size": 270}
 VALIDATED = {**TEXTS, "training.eval_every": 1}
 STALE = {**VALIDATED, "training.eval_decode": 2, "training.early_stopping_metric": "exact_match"}
 THREADS = {**ONE, "data.num_workers": 1, "data.max_tokens_per_batch": 60}
@@ -233,6 +239,16 @@ CHANGES: dict[str, Change] = {
     "data.corpora.src": Change(CORPORA, [{"src": "text.fr", "tgt": "text.de"}], batches, "text"),
     "data.corpora.tgt": Change(CORPORA, [{"src": "text.en", "tgt": "text.fr"}], batches, "targets"),
     "data.corpora.weight": Change(CORPORA, [{"src": "text.en", "tgt": "text.de", "weight": 2}], batches, "text"),
+    "data.corpora.src_suffix": Change(one_corpus("text", src_suffix="en", tgt_suffix="de"),
+                                      [{"src": "text", "src_suffix": "fr", "tgt_suffix": "de"}], batches, "text"),
+    "data.corpora.tgt_suffix": Change(one_corpus("text", src_suffix="en", tgt_suffix="de"),
+                                      [{"src": "text", "src_suffix": "en", "tgt_suffix": "fr"}], batches, "targets"),
+    "data.corpora.src_column": Change(one_corpus("columns.jsonl", src_column="en", tgt_column="de"),
+                                      [{"src": "columns.jsonl", "src_column": "fr", "tgt_column": "de"}], batches,
+                                      "text"),
+    "data.corpora.tgt_column": Change(one_corpus("columns.jsonl", src_column="en", tgt_column="de"),
+                                      [{"src": "columns.jsonl", "src_column": "en", "tgt_column": "fr"}], batches,
+                                      "targets"),
     "data.val_split": Change(ONE, 5, batches, "validation"),
     "data.on_blank": Change({"data.train_data_path": "blank.tsv"}, "drop", or_error(batches), "said"),
     "data.tokenizer_name": Change(WORDS, "unigram", batches, "tokens"),

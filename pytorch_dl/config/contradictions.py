@@ -46,6 +46,8 @@ def _text(data: "DataConfig") -> Iterator[str]:
             yield f"data.src_{kind} ({src}) and data.tgt_{kind} ({tgt}) go together"
         elif src and src == tgt:
             yield f"data.src_{kind} and data.tgt_{kind} are both {src!r}: the model would learn to copy"
+    if data.src_suffix and data.src_column:
+        yield f"data.src_suffix ({data.src_suffix}) and data.src_column ({data.src_column}) exclude each other"
     if data.train_data_path and data.train_data_path == data.train_tgt_path:
         path = data.train_data_path
         yield f"data.train_data_path and data.train_tgt_path are both {path!r}: the model would learn to copy"

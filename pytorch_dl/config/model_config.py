@@ -80,6 +80,14 @@ class CorpusConfig(Section):
     """Target file, when src holds the source side only."""
     weight: PositiveNumber = 1.0
     """How often each pair appears in an epoch; 0.5 takes another half each time."""
+    src_suffix: str | None = None
+    """With a prefix as src: ending of the source file; given, it and the next three stand in place of those of data."""
+    tgt_suffix: str | None = None
+    """Ending of the target file."""
+    src_column: Column | None = None
+    """Column or key of the source; its number in TSV."""
+    tgt_column: Column | None = None
+    """Column or key of the target."""
 
 
 class DataConfig(Section):
@@ -98,11 +106,11 @@ class DataConfig(Section):
     test_tgt_path: str | None = None
     """Target file of the test text."""
     src_suffix: str | None = None
-    """With a prefix as path: ending of the source file, as `en` in train.en or train.en.gz."""
+    """With a path that is no file but a prefix: ending of the source file, as `en` in train.en or train.en.gz."""
     tgt_suffix: str | None = None
     """With a prefix as path: ending of the target file."""
     src_column: Column | None = None
-    """Column or key of the source in CSV, JSONL, Parquet or hf:// data; its number in TSV."""
+    """Column or key of the source in CSV, JSONL, Parquet or hf:// data; in TSV, and only there, its number."""
     tgt_column: Column | None = None
     """Column or key of the target."""
     corpora: list[CorpusConfig] = Field(default_factory=list)

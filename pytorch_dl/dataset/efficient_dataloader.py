@@ -5,7 +5,7 @@ streams of text pairs -> tokenizers -> token store -> plan of an epoch -> batche
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from pytorch_dl.dataset.batching import Special, TokenIds
 from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.dataset.planning import Lengths, Planner
 from pytorch_dl.dataset.split import hold_out
-from pytorch_dl.dataset.text_files import PairStream, TextPair, TextSource, report_dropped
+from pytorch_dl.dataset.text_files import PairStream, TextPair, TextSource, is_number, report_dropped
 from pytorch_dl.dataset.token_store import TokenStore, open_or_build
 from pytorch_dl.dataset.tokenizer import TokenizerPair, build_tokenizers
 from pytorch_dl.errors import ConfigError, DataError
@@ -174,7 +174,7 @@ def texts_of(data: DataConfig, *, seed: int) -> Texts:
     if not data.train_data_path and not data.corpora:
         raise ConfigError("there is no training text", fix="give --src (and --tgt), or set data.train_data_path")
     first = [CorpusConfig(src=data.train_data_path, tgt=data.train_tgt_path)] if data.train_data_path else []
-    train: Sequence[PairStream] = [source(data, c.src, c.tgt, weight=c.weight) for c in (*first, *data.corpora)]
+    train: Sequence[PairStream] = [_corpus(data, corpus) for corpus in (*first, *data.corpora)]
     if data.val_split:
         kept, held_out = hold_out(train, count=data.val_split, seed=seed)
         return Texts(list(kept), [held_out])
@@ -192,17 +192,27 @@ def read_pairs(streams: Iterable[PairStream], report: Callable[[str], None]) -> 
 
 
 def source(data: DataConfig, src: str, tgt: str | None, *, weight: float = 1.0) -> TextSource:
-    """A text that is read as the configuration says."""
-    return TextSource(
-        src,
-        tgt,
-        src_suffix=None if tgt else data.src_suffix,
-        tgt_suffix=None if tgt else data.tgt_suffix,
-        src_column=None if tgt else data.src_column,
-        tgt_column=None if tgt else data.tgt_column,
-        weight=weight,
-        on_blank=data.on_blank,
-    )
+    """A text that is read as the configuration says.
+
+    The suffixes are for what is no file, the columns for a form that can have them: numbers for TSV, names for others.
+    Of the training text the columns are never left out: there they are meant.
+    """
+    text = TextSource(src, tgt, weight=weight, on_blank=data.on_blank)
+    if data.src_suffix and text.form not in ("two files", "Hugging Face") and not os.path.isfile(src):
+        return replace(text, src_suffix=data.src_suffix, tgt_suffix=data.tgt_suffix)
+    columns = [column for column in (data.src_column, data.tgt_column) if column]
+    fits = all(is_number(column) == (text.form == "TSV") for column in columns)
+    if text.form == "two files" or not (fits or src == data.train_data_path):
+        return text
+    return replace(text, src_column=data.src_column, tgt_column=data.tgt_column)
+
+
+def _corpus(data: DataConfig, corpus: CorpusConfig) -> TextSource:
+    """A corpus; its own suffixes or columns stand in place of those of all texts."""
+    own = {name: getattr(corpus, name) for name in ("src_suffix", "tgt_suffix", "src_column", "tgt_column")}
+    if not any(own.values()):
+        return source(data, corpus.src, corpus.tgt, weight=corpus.weight)
+    return TextSource(corpus.src, corpus.tgt, **own, weight=corpus.weight, on_blank=data.on_blank)
 
 
 def default_cache() -> Path:

@@ -20,7 +20,7 @@ from pytorch_dl.dataset.text_pair import Columns, Fault, TextPair
 from pytorch_dl.dataset.two_files import read_two_files
 from pytorch_dl.errors import ConfigError, DataError
 
-__all__ = ["PairStream", "TextPair", "TextSource", "blank_side", "report_dropped"]
+__all__ = ["PairStream", "TextPair", "TextSource", "blank_side", "is_number", "report_dropped"]
 
 Form = Literal["two files", "TSV", "CSV", "JSONL", "Parquet", "Hugging Face"]
 _FORMS: dict[str, Form] = {
@@ -211,11 +211,12 @@ class TextSource:
             yield f"the target file {self.tgt} is one side too many", "leave it out"
         if self.src_column is not None and self.form == "two files":
             yield f"two files have no column {self.src_column}", "leave src_column and tgt_column out"
-        if self.form == "TSV" and not all(_is_number(column) for column in self._columns or ()):
+        if self.form == "TSV" and not all(is_number(column) for column in self._columns or ()):
             yield f"expected numbers of columns, got {self.src_column} and {self.tgt_column}", 'count from "1"'
 
 
-def _is_number(column: str) -> bool:
+def is_number(column: str) -> bool:
+    """Whether a column is told by its place, from 1, rather than by its name."""
     return column.isascii() and column.isdigit() and int(column) > 0
 
 

@@ -49,6 +49,10 @@ CASES: list[tuple[Changes, str]] = [
         "data.src_column and data.tgt_column are both 'text': the model would learn to copy",
     ),
     (
+        {"data": {"src_suffix": "en", "tgt_suffix": "de", "src_column": 1, "tgt_column": 2}},
+        "data.src_suffix (en) and data.src_column (1) exclude each other",
+    ),
+    (
         {"data": {"train_data_path": "a.txt", "train_tgt_path": "a.txt"}},
         "data.train_data_path and data.train_tgt_path are both 'a.txt': the model would learn to copy",
     ),
@@ -104,7 +108,8 @@ ALLOWED: list[Changes] = [
     {"model": {"attention": "plain", "attention_dropout": 0.1}},
     {"model": {"attention": "auto", "attention_dropout": 0.1}},
     {"data": {"train_data_path": "a", "train_tgt_path": "b"}},
-    {"data": {"src_suffix": "en", "tgt_suffix": "de", "src_column": 1, "tgt_column": 2}},
+    {"data": {"src_suffix": "en", "tgt_suffix": "de"}},
+    {"data": {"src_column": 1, "tgt_column": 2}},
     {"data": {"val_split": 100}},
     {"data": {"max_length": 512}},
     {"data": {"max_length": 200, "max_tokens_per_batch": 199, "use_dynamic_batching": False}},

@@ -91,6 +91,30 @@ class TestTextsOf:
         first, second = TextSource("a.tsv", on_blank="drop"), TextSource("b", "c", weight=0.5, on_blank="drop")
         assert texts == ([first, second], [])
 
+    def test_forms_may_be_mixed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        for name in ("train.en", "train.de", "val.tsv"):
+            Path(name).write_text("a\tb\n")
+        suffixes = {"src_suffix": "en", "tgt_suffix": "de"}
+        texts = texts_of(data_config(train_data_path="train", val_data_path="val.tsv", **suffixes), seed=1)
+        assert texts == ([TextSource("train", **suffixes)], [TextSource("val.tsv")])
+        names, numbers = {"src_column": "q", "tgt_column": "r"}, {"src_column": "2", "tgt_column": "3"}
+        texts = texts_of(data_config(train_data_path="a.jsonl", val_data_path="val.tsv", **names), seed=1)
+        assert texts == ([TextSource("a.jsonl", **names)], [TextSource("val.tsv")])
+        texts = texts_of(data_config(train_data_path="val.tsv", val_data_path="a.csv", **numbers), seed=1)
+        assert texts == ([TextSource("val.tsv", **numbers)], [TextSource("a.csv")])
+
+    def test_columns_that_the_training_text_cannot_have_are_refused(self) -> None:
+        with pytest.raises(ConfigError, match=r"a\.tsv: expected numbers of columns, got q and r"):
+            texts_of(data_config(train_data_path="a.tsv", src_column="q", tgt_column="r"), seed=1)
+
+    def test_a_corpus_may_have_options_of_its_own(self) -> None:
+        columns, own = {"src_column": "q", "tgt_column": "r"}, {"src_suffix": "en", "tgt_suffix": "de"}
+        corpora = [{"src": "b", **own}, {"src": "c.jsonl", "src_column": "x", "tgt_column": "y"}, {"src": "d.jsonl"}]
+        texts = texts_of(data_config(corpora=corpora, **columns), seed=1)
+        second, third = TextSource("c.jsonl", src_column="x", tgt_column="y"), TextSource("d.jsonl", **columns)
+        assert texts.train == [TextSource("b", **own), second, third]
+
     def test_a_split_is_a_function_of_the_seed(self, tmp_path: Path) -> None:
         data = data_config(train_data_path=str(write_tsv(tmp_path / "text.tsv")), val_split=9)
         kept, held = (side[0] for side in texts_of(data, seed=1))
