@@ -84,8 +84,9 @@ def pair_keys(record: Record, *, columns: Columns | None, where: str) -> tuple[K
             return (src,), (tgt,)
     if columns is None and len(languages) == 2:
         return (_NESTED, languages[0]), (_NESTED, languages[1])
-    if columns and columns[0] in languages and columns[1] in languages:
-        return (_NESTED, columns[0]), (_NESTED, columns[1])
+    named = [name.removeprefix(f"{_NESTED}.") for name in columns or ()]  # as they are listed below
+    if named and all(name in languages for name in named):
+        return (_NESTED, named[0]), (_NESTED, named[1])
     names = [name for name in record if name != _NESTED or not languages]
     there = ", ".join(names + [f"{_NESTED}.{language}" for language in languages]) or "none"
     wanted = " and ".join(columns or COLUMN_NAMES[0])

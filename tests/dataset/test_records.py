@@ -61,6 +61,15 @@ def test_a_bad_record_is_named_and_the_rest_is_read(tmp_path, bad, kind, message
         raise items[1]
 
 
+def test_languages_are_named_alone_or_as_they_are_listed(tmp_path):
+    record = {"translation": {"en": "S", "fr": "F", "de": "T"}}
+    (tmp_path / "f.jsonl").write_text(json.dumps(record))
+    with pytest.raises(Fault, match=r"got translation\.en, translation\.fr, translation\.de\. Fix: name the two"):
+        list(read_jsonl(tmp_path / "f.jsonl", columns=None))
+    for columns in (("en", "de"), ("translation.en", "translation.de"), ("en", "translation.de")):
+        assert list(read_jsonl(tmp_path / "f.jsonl", columns=columns)) == [TextPair("S", "T", 1)]
+
+
 def test_null_and_blank_lines_are_blank_texts(tmp_path):
     items = jsonl(tmp_path, "", {"src": "a", "tgt": None}, " ")
     assert items == [TextPair("", "", 1), TextPair("a", "", 2), TextPair("", "", 3)]
@@ -87,7 +96,8 @@ class TestParquet:
         table = pa.table({"translation": [{"en": "S", "de": "T"}], "number": [3]})
         path = self.write(tmp_path / "f", table)
         assert list(read_parquet(path, columns=None)) == [TextPair("S", "T", 1)]
-        assert list(read_parquet(path, columns=("de", "en"))) == [TextPair("T", "S", 1)]
+        for columns in (("de", "en"), ("translation.de", "translation.en")):
+            assert list(read_parquet(path, columns=columns)) == [TextPair("T", "S", 1)]
         with pytest.raises(Fault, match=r"expected columns a and b, got number, translation\.en, translation\.de"):
             list(read_parquet(path, columns=("a", "b")))
 
