@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from yaml.representer import BaseRepresenter
 
 from pytorch_dl.config.model_config import Config, Section
-from pytorch_dl.config.reader import plain_scalar, read_file, read_text
+from pytorch_dl.config.reader import NULLS, plain_scalar, read_file, read_text
 from pytorch_dl.errors import ConfigError
 
 Where = Callable[[str], str]  # field, such as model.d_model -> the place that set it
@@ -35,19 +35,24 @@ def read_config(path: str | Path) -> Config:
 
 
 def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
-    """Return `config` changed by `section.key=value` words, whose values are read as YAML."""
+    """Return `config` changed by `section.key=value` words, whose values are YAML; a text needs no quotes."""
     for word in overrides:
         name, equals, text = word.partition("=")
         if not equals:
             raise ConfigError(
                 f"cannot read the override {word!r}", fix="write section.key=value, as in model.d_model=256"
             )
-        try:
-            value, _ = read_text(text, where="command line")
-        except ConfigError:
-            value = text
-        config = with_values(config, {name: value})
+        config = with_values(config, {name: _override(name, text)})
     return config
+
+
+def _override(name: str, text: str) -> Any:
+    if _is_text(name) and text not in NULLS and text[0] not in "'\"":
+        return text
+    try:
+        return read_text(text, where="command line")[0]
+    except ConfigError:
+        return text
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
@@ -181,6 +186,17 @@ def _info(loc: tuple[int | str, ...]) -> FieldInfo | None:
             info = section.model_fields[str(part)]
             section = _section_of(info.annotation)
     return info
+
+
+def _is_text(field: str) -> bool:
+    """Whether a setting is a text, or may be one beside null."""
+    info = _info(tuple(field.split(".")))
+    todo, found = [info.annotation if info else None], []
+    while todo:
+        part = todo.pop()
+        todo += typing.get_args(part)
+        found.append(part)
+    return str in found
 
 
 def _literals(annotation: Any) -> list[str]:

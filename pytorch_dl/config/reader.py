@@ -15,9 +15,10 @@ from pytorch_dl.errors import ConfigError
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
+NULLS = ("", "~", "null", "Null", "NULL")
 _BASES = {"0x": 16, "0o": 8}
 _SCALARS: dict[str, Callable[[str], Any]] = {  # the core schema of YAML 1.2, section 10.3
-    r"~|null|Null|NULL|": lambda text: None,
+    "|".join(NULLS): lambda text: None,
     r"true|True|TRUE|false|False|FALSE": lambda text: text.lower() == "true",
     r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+": lambda text: int(text, _BASES.get(text[:2], 10)),
     r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?": float,
