@@ -83,12 +83,13 @@ def _training(config: "Config") -> Iterator[str]:
             f"training.early_stopping_metric: {metric} needs translations; "
             "set training.eval_decode, as in training.eval_decode=500"
         )
-    validated = data.val_data_path or data.val_split or not data.train_data_path
-    if training.early_stopping_patience and not validated:
-        yield (
-            f"training.early_stopping_patience ({training.early_stopping_patience}) needs validation data; "
-            "set data.val_data_path or data.val_split"
-        )
+    trained, validated = data.train_data_path or data.corpora, data.val_data_path or data.val_split
+    if trained and not validated:  # eval_decode alone is no contradiction: templates have it
+        needs_validation = "needs validation data; set data.val_data_path or data.val_split"
+        if training.early_stopping_patience:
+            yield f"training.early_stopping_patience ({training.early_stopping_patience}) {needs_validation}"
+        if metric != "val_loss":
+            yield f"training.early_stopping_metric ({metric}) {needs_validation}"
     if training.average_checkpoints == 1:
         yield "training.average_checkpoints must be 0 or at least 2, got 1"
     if config.logging.wandb and not config.logging.wandb_project:
