@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -98,6 +99,8 @@ def nearest(name: str, names: Iterable[str], *, prefix: str = "") -> str:
 
 def _represent_word(dumper: BaseRepresenter, word: str) -> yaml.ScalarNode:
     style = None if isinstance(plain_scalar(word), str) else "'"  # YAML 1.1, which the dumper knows, has other numbers
+    if re.search("[\x85\u2028\u2029]", word):
+        style = '"'  # escaped: as they are, YAML would read them as line ends
     return dumper.represent_scalar("tag:yaml.org,2002:str", word, style=style)
 
 
@@ -108,6 +111,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _merge(config: Config, changes: Mapping[str, Any], where: Where) -> Config:
+    changes = {name: {} if section is None else section for name, section in changes.items()}  # all lines are comments
     _refuse_unknown(Config, changes, "", where)
     tree = config.model_dump()
     for name, section in changes.items():

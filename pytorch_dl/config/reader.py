@@ -15,6 +15,7 @@ from pytorch_dl.errors import ConfigError
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
+MAX_EVENTS = 20_000  # values, keys and brackets; reading so many takes a second
 NULLS = ("", "~", "null", "Null", "NULL")
 _BASES = {"0x": 16, "0o": 8}
 _SCALARS: dict[str, Callable[[str], Any]] = {  # the core schema of YAML 1.2, section 10.3
@@ -77,8 +78,10 @@ def _json_as_yaml(text: str) -> str:
 
 def _refuse_unsafe(text: str, where: str) -> None:
     depth = 0
-    for event in yaml.parse(text, yaml.BaseLoader):
+    for number, event in enumerate(yaml.parse(text, yaml.BaseLoader)):
         at, tag = _at(where, event), getattr(event, "tag", None)
+        if number >= MAX_EVENTS:
+            raise ConfigError(f"more than {MAX_EVENTS:,} values and keys", where=at, fix="write less of them")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise ConfigError("anchors and aliases are not read", where=at, fix="write the value out")
         if tag:

@@ -66,6 +66,11 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
     assert load_config(str(written(tmp_path, "# nothing"))) == Config()
 
 
+def test_a_section_of_comments_changes_nothing(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, "model:\n  # d_model: 256\ndata: {max_length: 99}"))
+    assert config == Config().update(data={"max_length": 99})
+
+
 def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
     path = written(tmp_path, "model: {d_model: 256, dropout: 0.2}\ntraining: {num_epochs: 3}")
     config = load_config(path, ["model.d_model=128", "training.max_steps=2k", "training.max_steps=3k"])
@@ -188,7 +193,6 @@ def test_overrides_of_any_depth_are_refused_and_not_run() -> None:
             ":4: system.device: expected one of auto, cpu, cuda, got 'tpu'. "
             "Fix: system.device is: Where to train: the GPU when there is one.",
         ),
-        ("model:", ":1: model is a section, got None. Fix: write model.KEY."),
         ("model: 5", ":1: model is a section, got 5. Fix: write model.KEY."),
         ("- model", ":1: expected sections such as `model:`, got ['model']"),
         ("just words", ":1: expected sections such as `model:`, got 'just words'"),
@@ -287,6 +291,8 @@ changes = st.fixed_dictionaries(
 @settings(deadline=None, max_examples=60)
 @given(changes)
 @example({"data": {"tokenizer_name": "1e3", "cache_dir": "x\x85y\u2028 \ufeff"}})
+@example({"data": {"cache_dir": "a\x85b"}})
+@example({"data": {"cache_dir": "a\u2028b", "tokenizer_name": "\u2029"}})
 @example({"data": {"cache_dir": "a " * 100, "tokenizer_name": "\U0001f600"}})
 def test_any_config_comes_back_equal(tmp_path_factory: pytest.TempPathFactory, given_changes: dict[str, Any]) -> None:
     config = merged(Config(), given_changes)

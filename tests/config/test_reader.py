@@ -2,13 +2,14 @@
 
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pytorch_dl.config.reader import MAX_BYTES, MAX_DEPTH, plain_scalar, read_file, read_text
+from pytorch_dl.config.reader import MAX_BYTES, MAX_DEPTH, MAX_EVENTS, plain_scalar, read_file, read_text
 from pytorch_dl.errors import ConfigError
 
 SCALARS = [  # the core schema of YAML 1.2, and the words that YAML 1.1 takes for something else
@@ -182,6 +183,14 @@ def test_tags_are_refused(text: str, tag: str) -> None:
 )
 def test_duplicates_are_refused(text: str, message: str) -> None:
     assert refused(text) == message
+
+
+def test_the_number_of_values_is_limited() -> None:
+    assert len(read_text(f"[{'1,' * (MAX_EVENTS - 10)}]", where="")[0]) == MAX_EVENTS - 10
+    start = time.perf_counter()
+    message = "file.yaml:2: more than 20,000 values and keys. Fix: write less of them."
+    assert refused("\n[" + "1," * (MAX_BYTES // 2 - 2) + "]") == message
+    assert time.perf_counter() - start < 10
 
 
 def test_depth_is_limited() -> None:
