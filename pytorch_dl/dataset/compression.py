@@ -64,23 +64,24 @@ def compression_of(head: bytes) -> str | None:
         return "bzip2"
     if head.startswith(b"\xfd7zXZ\x00"):
         return "xz"
-    return "zstd" if head.startswith(b"\x28\xb5\x2f\xfd") else None
+    skippable = head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50  # a frame of other data goes first
+    return "zstd" if skippable or head.startswith(b"\x28\xb5\x2f\xfd") else None
 
 
 def without_ending(path: Path) -> Path:
     """`path` without its compression ending."""
-    return path.with_suffix("") if path.suffix in ENDINGS else path
+    return path.with_suffix("") if path.suffix.lower() in ENDINGS else path
 
 
 def check_file(path: Path) -> None:
     """Raise a Fault when `path` is no file that can be read, or is empty."""
-    with _read_errors(path):
+    with read_errors(path):
         _check(path)
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:
     """Yield the content of a file, decompressed; a Fault when it is missing, empty, unreadable or cut off."""
-    with _read_errors(path):
+    with read_errors(path):
         _check(path)
         with open(path, "rb") as file:
             kind = compression_of(file.read(10))
@@ -95,7 +96,7 @@ def read_chunks(path: Path) -> Iterator[bytes]:
 
 def hash_file(path: Path) -> str:
     """Hex SHA-256 of the bytes on disk; a Fault as in `read_chunks`."""
-    with _read_errors(path):
+    with read_errors(path):
         _check(path)
         return sha256(path)
 
@@ -115,7 +116,8 @@ def _check(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _read_errors(path: Path) -> Iterator[None]:
+def read_errors(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to read `path` into a Fault."""
     try:
         yield
     except OSError as error:

@@ -111,7 +111,7 @@ def _blanks(stream: PairStream, survey: Survey) -> Iterator[Finding]:
     text = f"{stream.name}: {share(blank, total)} pairs have a blank side ({kinds})"
     text += f", the first in line {survey.first_blank}"
     if isinstance(stream, TextSource) and stream.on_blank == "error":
-        yield Finding("error", f"{text}; write the missing texts, or leave such pairs out with on_blank=drop")
+        yield Finding("error", f"{text}; write the missing texts, or leave such pairs out with data.on_blank=drop")
     else:
         yield Finding("warning" if blank > MANY_DROPPED * total else "note", f"{text}; they are left out")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from pytorch_dl.dataset.compression import ENDINGS, hash_file, without_ending
+from pytorch_dl.dataset.compression import ENDINGS, hash_file, read_errors, without_ending
 from pytorch_dl.dataset.delimited import csv_layout, first_csv_record, read_csv, read_tsv
 from pytorch_dl.dataset.records import read_hf, read_jsonl, read_parquet
 from pytorch_dl.dataset.text_lines import starts_with_mark
@@ -193,7 +193,7 @@ class TextSource:
     def _blank_error(self, pair: TextPair, *, side: str) -> DataError:
         file = str(self.paths[1 if side == "target" else 0]) if self.form == "two files" else self.src
         what = "both sides of the pair are blank" if side == "both" else f"the {side} is blank"
-        fix = "write the missing text, or leave such pairs out on both sides with on_blank=drop"
+        fix = "write the missing text, or leave such pairs out on both sides with data.on_blank=drop"
         return DataError(what, where=f"{file}:{pair.line}", fix=fix)
 
     def _contradictions(self) -> Iterator[tuple[str, str]]:
@@ -222,7 +222,8 @@ def is_number(column: str) -> bool:
 
 def _suffixed(prefix: str, suffix: str) -> Path:
     plain = f"{prefix}.{suffix}"
-    found = [path for path in (Path(plain + ending) for ending in ("", *ENDINGS)) if path.exists()]
+    with read_errors(Path(plain)):
+        found = [path for path in (Path(plain + ending) for ending in ("", *ENDINGS)) if path.exists()]
     if not found:
         what = f"no such file, nor with {', '.join(ENDINGS)}"
         raise Fault("file", what, where=plain, fix="correct the prefix and the suffixes")

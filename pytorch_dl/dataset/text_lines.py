@@ -16,19 +16,25 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 def read_lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a file, decompressed, as bytes without line end and byte order mark."""
-    rest = b""
+    begun: list[bytes] = []  # the parts of a line that is not at its end; joined once, or long lines take long
+    length = 0
     first = True
     for chunk in read_chunks(path):
-        *lines, rest = (rest + chunk).split(b"\n")
-        if first and lines:
-            lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
-            first = False
+        *lines, rest = chunk.split(b"\n")
+        if lines:
+            lines[0] = b"".join([*begun, lines[0]])
+            begun, length = [], 0
+            if first:
+                lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
+                first = False
         for line in lines:
             yield line.removesuffix(b"\r")
-        if len(rest) > LINE_LIMIT:
+        begun.append(rest)
+        length += len(rest)
+        if length > LINE_LIMIT:
             what = f"a line is longer than {LINE_LIMIT >> 20} MiB"
             raise Fault("file", what, where=str(path), fix="end each line with \\n (a lone \\r does not end a line)")
-    if rest:
+    if rest := b"".join(begun):
         yield (rest.removeprefix(codecs.BOM_UTF8) if first else rest).removesuffix(b"\r")
     elif first:
         raise Fault("file", "holds no text", where=str(path), fix="write the file again, or leave it out")

@@ -42,6 +42,14 @@ def test_files_joined_end_to_end_and_zero_padding_are_read(file, kind):
     assert content(file) == b"one\n" + TEXT
 
 
+@pytest.mark.parametrize("number", [0x50, 0x5F])
+def test_zstd_may_begin_with_a_skippable_frame(file, number):
+    skippable = bytes([number]) + b"\x2a\x4d\x18" + (700).to_bytes(4, "little") + bytes(700)
+    file.write_bytes(skippable + COMPRESS["zstd"](TEXT) + skippable)
+    assert compression_of(file.read_bytes()[:10]) == "zstd"
+    assert content(file) == TEXT
+
+
 @pytest.mark.parametrize("kind", COMPRESS)
 @pytest.mark.parametrize("part", [0.1, 0.9, 0.99999])
 def test_cut_off_data_are_a_fault(file, kind, part):
@@ -116,5 +124,5 @@ def test_what_is_no_readable_file_is_a_fault(tmp_path, monkeypatch):
 
 
 def test_without_ending(tmp_path):
-    names = ["a.tsv.gz", "a.tsv.zst", "a.tsv", "a.xz", "a"]
+    names = ["a.tsv.gz", "a.tsv.ZST", "a.tsv", "a.xz", "a"]
     assert [without_ending(tmp_path / name).name for name in names] == ["a.tsv", "a.tsv", "a.tsv", "a", "a"]

@@ -94,6 +94,12 @@ def test_prefix_that_leads_to_no_file_or_to_two(folder):
         list(source)
 
 
+def test_a_prefix_that_is_too_long_for_a_name(folder):
+    with pytest.raises(DataError, match=r"^a{300}\.en: cannot be read: File name too long\. Fix: ") as caught:
+        list(TextSource("a" * 300, src_suffix="en", tgt_suffix="de"))
+    assert caught.value.exit_code == 3
+
+
 def test_a_plain_file_named_gz_is_plain_and_compression_needs_no_name(folder):
     write("x.gz", "a\nb\n")
     write("y", gzip.compress(b"A\nB\n"))
@@ -120,7 +126,7 @@ def test_pairs_kept_equal_the_oracle_on_500_files_with_blank_lines(folder):
             src, tgt = (not text.strip() for text in pairs[bad])
             side = "both sides of the pair are" if src and tgt else "the source is" if src else "the target is"
             where = f"x.{'en' if src else 'de'}:{bad + 1}"
-            with pytest.raises(DataError, match=rf"^{where}: {side} blank\. Fix: .* on_blank=drop\.$"):
+            with pytest.raises(DataError, match=rf"^{where}: {side} blank\. Fix: .* with data\.on_blank=drop\.$"):
                 list(TextSource("x.en", "x.de"))
             seen_blank += 1
     assert seen_blank > 300 and seen_full > 100

@@ -1,4 +1,5 @@
 import random
+import time
 
 import pytest
 
@@ -81,6 +82,14 @@ def test_decode_refuses_what_python_would_not_encode_and_nul(tmp_path):
 def test_utf16_is_recognised(tmp_path, encoding):
     with pytest.raises(Fault, match="it is UTF-16"):
         decode("\ufeffhello".encode(encoding), path=tmp_path / "f", line=1)
+
+
+def test_a_long_line_takes_time_in_proportion(tmp_path, monkeypatch):
+    chunks = [b"x" * 1000] * 40_000 + [b"\ny"]  # joined anew at each chunk, these are 800 GB
+    monkeypatch.setattr(text_lines, "read_chunks", lambda path: iter(chunks))
+    start = time.perf_counter()
+    assert [len(line) for line in read_lines(tmp_path)] == [40_000_000, 1]
+    assert time.perf_counter() - start < 10
 
 
 def test_a_file_without_line_ends_does_not_fill_the_memory(tmp_path, monkeypatch):
