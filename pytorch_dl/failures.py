@@ -1,11 +1,11 @@
 """What ended a command, whatever it was, as one line and an exit code."""
 
-import errno
 from typing import Any
 
 import typer
 
 from pytorch_dl.errors import ConfigError, Interrupted, ResourceError, UserError
+from pytorch_dl.files import DISK_FULL
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # of click, which new releases of typer hold within them
 
@@ -26,7 +26,6 @@ def told(error: BaseException) -> tuple[str, int]:
     if isinstance(error, ImportError):
         return str(error), ConfigError.exit_code
     if isinstance(error, OSError) and error.errno:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        what = "no space left on the disk" if full else error.strerror
+        what = "no space left on the disk" if error.errno in DISK_FULL else error.strerror
         return f"{error.filename or 'input or output'}: {what}. Fix: mend it and run again.", ResourceError.exit_code
     return f"internal error, please report it: {type(error).__name__}: {error}. Fix: see it with --debug.", 1

@@ -22,9 +22,9 @@ _TEMPORARY = ".pytorch-dl-tmp-"
 _ASIDE = ".pytorch-dl-old-"
 _LEFTOVER = re.compile(rf"({re.escape(_TEMPORARY)}|{re.escape(_ASIDE)})(.+)\.[0-9]+")  # nothing of another program
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell the system's error number
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WAYS_OUT = {
-    **dict.fromkeys(_DISK_FULL, "free some space and run again"),
+    **dict.fromkeys(DISK_FULL, "free some space and run again"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a folder that you may write to"),
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR), "choose another folder"),
     errno.EIO: "check the disk and run again",
@@ -167,7 +167,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
         number = _system_error(error)
         if number not in _WAYS_OUT:
             raise
-        full = number in _DISK_FULL
+        full = number in DISK_FULL
         what = "no space left on the disk" if full else f"cannot write here: {os.strerror(number)}"
         raise ResourceError(what, where=str(path), fix=_WAYS_OUT[number]) from error
 

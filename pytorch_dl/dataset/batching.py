@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pytorch_dl.dataset.planning import Ints, Plan
+from pytorch_dl.dataset.bucketing import Ints
+from pytorch_dl.dataset.planning import Plan
 from pytorch_dl.errors import DataError
 
 IGNORED_LABEL = -100  # no loss at these positions

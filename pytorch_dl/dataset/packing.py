@@ -7,9 +7,9 @@ until nothing fits.
 from typing import NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from pytorch_dl.dataset.bucketing import Ints
+
 POOL = 1 << 16  # pairs that are packed together
 MIN_WIDTH = 128
 MULTIPLE = 4

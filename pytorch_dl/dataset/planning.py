@@ -8,13 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pytorch_dl.dataset.bucketing import bucket_by_length
+from pytorch_dl.dataset.bucketing import Ints, bucket_by_length
 from pytorch_dl.dataset.packing import Widths, pack_rows
 from pytorch_dl.errors import ConfigError, DataError
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,102 @@
+"""A run trains on the texts that it began with: found, prepared anew before a checkpoint, refused after it."""
+
+from pathlib import Path
+
+import pytest
+from tiny_runs import write_tsv
+
+from pytorch_dl.config import Config
+from pytorch_dl.dataset.text_pair import Fault, TextPair
+from pytorch_dl.errors import CheckpointError, DataError
+from pytorch_dl.prepare import prepare
+from pytorch_dl.training.run_folder import RunFolder
+
+FIRST = [("ab", "ba"), ("cd", "dc")]
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+def config(text: object) -> Config:
+    return Config().update(data={"train_data_path": str(text), "tokenizer_name": "char", "vocab_size": 300})
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    return write_tsv(tmp_path / "text.tsv", 9)
+
+
+def checkpointed(folder: RunFolder) -> None:
+    (folder.checkpoints / "step-00000001").mkdir(parents=True)
+
+
+def test_the_same_text_is_found_prepared_wherever_it_lies(folder: RunFolder, text: Path, said: list[str]) -> None:
+    prepare(folder, config(text), said.append)
+    checkpointed(folder)
+    said.clear()
+    moved = text.rename(text.with_name("moved.tsv"))
+    assert len(prepare(folder, config(moved), said.append).train_store or ()) == 9
+    assert said == []
+
+
+def test_a_text_that_is_gone_is_replaced_by_its_prepared_form(folder: RunFolder, text: Path, said: list[str]) -> None:
+    prepare(folder, config(text), said.append)
+    said.clear()
+    text.unlink()
+    assert len(prepare(folder, config(text), said.append).train_store or ()) == 9
+    assert said == [f"the text cannot be read, its prepared form does instead: {text}: no such file"]
+
+
+def test_a_text_that_is_gone_before_it_was_prepared_is_an_error(folder: RunFolder, text: Path) -> None:
+    text.unlink()
+    with pytest.raises(DataError, match=r"text\.tsv: no such file"):
+        prepare(folder, config(text), print)
+
+
+def test_a_data_set_out_of_reach_is_replaced_by_its_prepared_form(
+    folder: RunFolder, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reachable = [True]
+
+    def read_hf(address: str, *, columns: object):
+        yield from (TextPair(*pair, line) for line, pair in enumerate(FIRST, 1))
+        if not reachable[0]:
+            yield Fault("file", "cannot be loaded: no network", where=address, fix="see the network")
+
+    monkeypatch.setattr("pytorch_dl.dataset.text_files.read_hf", read_hf)
+    prepare(folder, config("hf://org/name"), said.append)
+    tokenizer = (folder.tokenizer / "tokenizer.json").stat().st_mtime_ns
+    said.clear()
+    reachable[0] = False
+    assert len(prepare(folder, config("hf://org/name"), said.append).train_store or ()) == 2
+    line = "the text cannot be read, its prepared form does instead: hf://org/name: cannot be loaded: no network"
+    assert said == [line]
+    assert (folder.tokenizer / "tokenizer.json").stat().st_mtime_ns == tokenizer
+
+
+def test_a_changed_text_is_prepared_anew_before_the_first_checkpoint(
+    folder: RunFolder, text: Path, said: list[str]
+) -> None:
+    prepare(folder, config(text), said.append)
+    said.clear()
+    write_tsv(text, 12)
+    assert len(prepare(folder, config(text), said.append).train_store or ()) == 12
+    assert said[0] == "the text has changed before the first checkpoint: it is prepared anew"
+    assert said[1].startswith("tokenizer: char")
+
+
+def test_a_changed_text_is_refused_after_the_first_checkpoint(folder: RunFolder, text: Path, said: list[str]) -> None:
+    prepare(folder, config(text), said.append)
+    checkpointed(folder)
+    before = folder.data.read_bytes()
+    write_tsv(text, 12)
+    with pytest.raises(CheckpointError, match=r"the text has changed since the run began: .*text\.tsv has the finger"):
+        prepare(folder, config(text), said.append)
+    assert folder.data.read_bytes() == before
