@@ -257,7 +257,7 @@ CHANGES: dict[str, Change] = {
     "data.max_length": Change(ONE, 6, batches, "said"),
     "data.use_dynamic_batching": Change({**ONE, "data.max_tokens_per_batch": 100}, False, batches, "shapes"),
     "data.max_tokens_per_batch": Change(ONE, 50, batches, "shapes"),
-    "data.layout": Change(ONE, "packed", batches, "shapes"),
+    "data.layout": Change(ONE, "padded", batches, "shapes"),
     "data.num_workers": Change(THREADS, 2, batches, "threads"),
     "data.prefetch_factor": Change(THREADS, 2, batches, "ahead"),
     "data.pin_memory": Change(ONE, False, batches, "pinned"),

@@ -131,8 +131,8 @@ class DataConfig(Section):
     """Fill batches by tokens with pairs of like length, rather than take batch_size pairs at random."""
     max_tokens_per_batch: Positive = 4096
     """Token positions of a batch on each side, padding included."""
-    layout: Literal["padded", "packed"] = "padded"
-    """One pair to a row, or several pairs packed into rows of one fixed width."""
+    layout: Literal["auto", "packed", "padded"] = "auto"
+    """Several pairs to a row of one fixed width (packed) or one to a row (padded); auto packs what is filled by tokens."""
     num_workers: Count = 1
     """Threads that prepare batches ahead of the model; 0 prepares each when it is asked for."""
     prefetch_factor: Positive = 4

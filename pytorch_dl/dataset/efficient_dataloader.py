@@ -143,7 +143,7 @@ class DataModule:
             seed=self.seed,
             max_tokens=data.max_tokens_per_batch,
             batch_size=None if data.use_dynamic_batching else self.batch_size,
-            packed=data.layout == "packed",
+            packed=data.use_dynamic_batching and data.layout != "padded",
         )
         return BatchLoader(
             planner,

@@ -114,11 +114,12 @@ def numbers(values: array[int]) -> NDArray[Any]:
 
 
 def _readable(tokenizer: Tokenizer, id: int) -> str:
-    """A token as text, with \u2581 for a space before it; as it is where it stands for a part of a character."""
+    """A token as text, with \u2581 for each space before it; as it is where it stands for a part of a character."""
     token, text = tokenizer.token(id), tokenizer.decode([id]).strip()
-    if not text or "\ufffd" in text:
+    word = token.lstrip("\u2581\u0120")
+    if (word and not text) or "\ufffd" in text:
         return token
-    return ("\u2581" if token.startswith(("\u2581", "\u0120")) else "") + text
+    return "\u2581" * (len(token) - len(word)) + text
 
 
 class _Sample:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pytorch_dl.dataset.batching import IGNORED_LABEL, Batch
-from pytorch_dl.errors import DataError
+from pytorch_dl.errors import ConfigError, DataError
 from pytorch_dl.models.dropout import mix_number, token_keys
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer, Side
 from pytorch_dl.training.loss import Loss, linear_cross_entropy
@@ -21,9 +21,14 @@ class ExactLoader(Protocol):
     def __len__(self) -> int: ...
 
 
+def is_exact(loader: object) -> bool:
+    """Whether any batch of any epoch can be had from the loader without those before it."""
+    return hasattr(loader, "batches")
+
+
 def batches_from(loader: object, epoch: int, start: int, *, pad_id: int) -> Iterator[Batch]:
     """Batches of an epoch from `start` on, of our loader or of any iterable of (src, tgt) pairs of padded tensors."""
-    if hasattr(loader, "batches"):
+    if is_exact(loader):
         yield from cast(ExactLoader, loader).batches(epoch, start)
         return
     first_pair = 0
@@ -55,6 +60,11 @@ def dropout_keys(batch: Batch, *, seed: int, step: int) -> tuple[Tensor, Tensor]
         for side, (segments, positions) in enumerate(sides)
     )
     return src, tgt
+
+
+def seed_generators(seed: int, step: int, micro_batch: int) -> None:
+    """Make what still draws from torch's generators (attention dropout, a user's layer) a function of the step."""
+    torch.manual_seed(mix_number(seed, step, micro_batch))
 
 
 def batch_loss(

@@ -22,7 +22,14 @@ from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.accumulation import Group, groups, steps_per_epoch
 from pytorch_dl.training.best_weights import use_average_if_better, use_best
 from pytorch_dl.training.ending import end_reason, seconds_left
-from pytorch_dl.training.objective import batch_loss, check_vocabulary, dropout_keys, validation_nll
+from pytorch_dl.training.objective import (
+    batch_loss,
+    check_vocabulary,
+    dropout_keys,
+    is_exact,
+    seed_generators,
+    validation_nll,
+)
 from pytorch_dl.training.optimizer import make_optimizer
 from pytorch_dl.training.precision import autocast, choose_precision
 from pytorch_dl.training.progress import Progress, Sample, duration
@@ -94,14 +101,16 @@ class OptimizedTrainer:
         )
         self._stop = StopRequest()
         self._saved_step = 0
+        self._has_best = False  # rather than the last weights
 
     def train(self, num_epochs: int | None = None) -> TrainState:
         """Train to the end of the epochs, steps or time, and leave the model with the best weights that it found."""
-        epochs = num_epochs or self.settings.num_epochs
+        epochs = self.settings.num_epochs if num_epochs is None else num_epochs
         size = self.settings.gradient_accumulation_steps
         total_steps = self.settings.max_steps or epochs * steps_per_epoch(self.train_dataloader, size=size)
         if self.checkpoint_dir and self.state.step == 0:
             ckpt.refuse_existing(self.checkpoint_dir)
+        self._leave_best()
         self.model.train()
         with self.reporter.open(self.state), self._stop:
             try:
@@ -118,6 +127,7 @@ class OptimizedTrainer:
                     self._advance(next(steps), total_steps, started=started)
                     self._validate_and_save_if_due()
                 self._finish(f"{reason}, at step {self.state.step:,} of {total_steps:,}")
+                self._stop.poll()  # a signal that came while the last step was saved
             except StopNow:
                 if self._saved_step < self.state.step:
                     self.save()
@@ -129,9 +139,10 @@ class OptimizedTrainer:
         self.state.step += 1
         step, tokens = self.state.step, sum(batch.num_tgt_tokens for batch in batches)
         sums = Sums(steps=1)
-        for batch in batches:
+        for index, batch in enumerate(batches):
             on_device = batch.to(self.device)
             keys = dropout_keys(on_device, seed=self.seed, step=step)
+            seed_generators(self.seed, step, index)
             with autocast(self.state.precision, self.device):
                 loss = batch_loss(self.model, on_device, label_smoothing=self.settings.label_smoothing, keys=keys)
             self.update.backward(loss.smoothed / tokens)
@@ -155,7 +166,12 @@ class OptimizedTrainer:
         self.model.eval()
         try:
             nll, tokens = validation_nll(self.model, self.val_dataloader, precision=self.state.precision, poll=poll)
-            loss = nll / max(1, tokens)
+            if not tokens:
+                raise ConfigError(
+                    f"the validation data gave no target token at step {self.state.step}",
+                    fix="give a loader that can be gone through again and again",
+                )
+            loss = nll / tokens
             if not math.isfinite(loss):
                 raise NonFiniteError(
                     f"validation loss {loss} at step {self.state.step}",
@@ -181,7 +197,12 @@ class OptimizedTrainer:
         ckpt.load_weights(self.model, ckpt.read_tensors(path / ckpt.MODEL), where=str(path))
         self.update.restore(path, self.state)
         ckpt.set_newer_aside(path)
-        self._saved_step = self.state.step
+        self._saved_step, self._has_best = self.state.step, False
+        if self.state.batch and not is_exact(self.train_dataloader):
+            self.reporter.say(
+                f"warning: the training loader begins epoch {self.state.epoch + 1} anew, and {self.state.batch:,} batches "
+                "of it are left out: where it shuffles, some pairs come twice and others not at all"
+            )
         return True
 
     def save(self) -> None:
@@ -189,6 +210,8 @@ class OptimizedTrainer:
         self.state.metrics_position = self.reporter.position(self.state)
         if not self.checkpoint_dir:
             return
+        started = time.monotonic()
+        self.update.check_finite(self.state.step)
         self.state.scaler = self.update.scaler.state_dict()
         ckpt.save_checkpoint(
             self.checkpoint_dir,
@@ -205,6 +228,7 @@ class OptimizedTrainer:
             protected=self.state.best_step,
         )
         self._saved_step = self.state.step
+        self.state.seconds += time.monotonic() - started
 
     def _advance(self, group: Group, total_steps: int, *, started: float) -> None:
         sums = self.train_step(group.batches, total_steps=total_steps)
@@ -260,7 +284,8 @@ class OptimizedTrainer:
         self._use_best()
 
     def _use_best(self) -> None:
-        """Leave the model with the best weights; without checkpoints, with the moving average."""
+        """Give the model the best weights; without checkpoints, the moving average."""
+        self._has_best = True
         if not self.checkpoint_dir:
             if self.update.average:
                 self.update.average.swap(self.model)
@@ -275,6 +300,16 @@ class OptimizedTrainer:
                 validate=self._validate_as_it_is,
                 say=self.reporter.say,
             )
+
+    def _leave_best(self) -> None:
+        """Undo `_use_best`: training goes on from the last weights."""
+        if not self._has_best:
+            return
+        if self.checkpoint_dir:
+            self.resume()
+        elif self.update.average:
+            self.update.average.swap(self.model)
+        self._has_best = False
 
     def _validate_as_it_is(self) -> float:
         """Validate the model's own weights rather than their moving average."""

@@ -68,9 +68,10 @@ class WeightUpdate:
         self._check_finite(sums, batches, step)
         if self.max_grad_norm:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.max_grad_norm, norm)
-        factor = self.schedule(step, total_steps) if self.schedule else 1.0
-        for group, rate in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
-            group["lr"] = rate * factor
+        if self.schedule:
+            factor = self.schedule(step, total_steps)
+            for group, rate in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
+                group["lr"] = rate * factor
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -78,6 +79,15 @@ class WeightUpdate:
             sums.grad_norm = 0.0  # an fp16 overflow, which the scaler has just answered by a lower scale
         elif self.average:
             self.average.update(self.model, step)
+
+    def check_finite(self, step: int) -> None:
+        """Raise when an update has made a weight infinite: such weights are not worth saving."""
+        for name, parameter in self.model.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise NonFiniteError(
+                    f"the update of step {step} left numbers in {name} that are not finite",
+                    fix="lower training.learning_rate and begin another run",
+                )
 
     def _check_finite(self, sums: Sums, batches: Sequence[Batch], step: int) -> None:
         if math.isfinite(sums.loss) and math.isfinite(sums.grad_norm):
