@@ -26,7 +26,8 @@ from pytorch_dl.prepare import new_tokenizers, prepare
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.progress import Progress, Sample
 from pytorch_dl.training.run_folder import RunFolder
-from pytorch_dl.training.trainer import Decode, Decoded, create_trainer
+from pytorch_dl.training.trainer import create_trainer
+from pytorch_dl.training.validation import Decode, Decoded
 from pytorch_dl.translator import Translator, build_model, load
 
 Say = Callable[[str], None]

@@ -18,9 +18,9 @@ from pytorch_dl.files import damage
 from pytorch_dl.generation.generate import SearchSettings, generate
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
-from pytorch_dl.training.objective import validation_nll
 from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.training.train_state import TrainState
+from pytorch_dl.training.validation import validation_nll
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,10 @@ class Translator:
             prefetch=1,
             pin_memory=False,
         )
+        was_training = self.model.training
+        self.model.eval()
         nll, num_tokens = validation_nll(self.model, loader, precision="fp32", poll=lambda: None)
+        self.model.train(was_training)
         return nll, num_tokens, len(pairs) - len(kept)
 
 

@@ -36,10 +36,12 @@ class Batch:
 
     @classmethod
     def from_padded(cls, src: Tensor, tgt: Tensor, *, pad_id: int, first_pair: int = 0) -> Self:
-        """Make a batch of padded src (B, S) and tgt (B, 1 + T), which holds bos, the text and eos."""
+        """Make a batch of src (B, S) and tgt (B, 1 + T), which holds bos, the text and eos, both padded at the end."""
         tgt_in, labels = tgt[:, :-1], tgt[:, 1:]
         real = labels != pad_id
         src_segments = (src != pad_id).long()
+        for name, segments in (("source", src_segments), ("target", real.long())):
+            _refuse_gaps(segments, name, pad_id=pad_id, first_pair=first_pair)
         if (empty := real.any(1) & ~src_segments.any(1)).any():
             row = int(empty.nonzero()[0])
             raise DataError(f"pair {first_pair + row} has a target but no source token", fix="leave it out")
@@ -76,6 +78,17 @@ class Batch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
         tensors: dict[str, Any] = {name: change(v) for name, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **tensors)
+
+
+def _refuse_gaps(segments: Tensor, side: str, *, pad_id: int, first_pair: int) -> None:
+    """Padding within a text would not be told from its end."""
+    after_padding = segments.diff(dim=1) > 0
+    if after_padding.any():
+        row, place = after_padding.nonzero()[0].tolist()
+        raise DataError(
+            f"the {side} of pair {first_pair + row} has padding ({pad_id}) at place {place}, before a token",
+            fix="pad at the end only, with an id that no token has",
+        )
 
 
 @dataclass(frozen=True)

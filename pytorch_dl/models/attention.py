@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pytorch_dl.models.kv_cache import KeyValue, LayerCache
+from pytorch_dl.models.linear import linear
 from pytorch_dl.models.positions import Rotation, rotate
 from pytorch_dl.models.variants import named
 
@@ -85,11 +86,11 @@ class MultiHeadAttention(nn.Module):
         self.attention = named(ATTENTION, attention, argument="attention") if isinstance(attention, str) else attention
         kv_width = 2 * n_kv_heads * self.heads.dim
         if cross:
-            self.q_proj = nn.Linear(d_model, d_model, bias=bias)
-            self.kv_proj = nn.Linear(d_model, kv_width, bias=bias)
+            self.q_proj = linear(d_model, d_model, bias=bias)
+            self.kv_proj = linear(d_model, kv_width, bias=bias)
         else:
-            self.qkv_proj = nn.Linear(d_model, d_model + kv_width, bias=bias)
-        self.out_proj = nn.Linear(d_model, d_model, bias=bias)
+            self.qkv_proj = linear(d_model, d_model + kv_width, bias=bias)
+        self.out_proj = linear(d_model, d_model, bias=bias)
 
     def forward(
         self,

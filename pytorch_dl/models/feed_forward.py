@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pytorch_dl.models.dropout import dropout
+from pytorch_dl.models.linear import linear
 from pytorch_dl.models.variants import named
 
 Activation = Callable[[Tensor], Tensor]
@@ -33,8 +34,8 @@ class FeedForward(nn.Module):
         self.dropout = dropout
         width = gated_width(d_ff) if self.gated else d_ff
         inner = 2 * width if self.gated else width  # gate and value in one product
-        self.in_proj = nn.Linear(d_model, inner, bias=bias)
-        self.out_proj = nn.Linear(width, d_model, bias=bias)
+        self.in_proj = linear(d_model, inner, bias=bias)
+        self.out_proj = linear(width, d_model, bias=bias)
 
     def forward(self, x: Tensor, *, keys: Tensor | None = None) -> Tensor:
         """x (B, T, d) -> (B, T, d); `keys` (B, T) decide the dropout."""

@@ -30,6 +30,13 @@ def padding_segments(tokens: Tensor, pad_token_id: int) -> Tensor:
     return real.flip(-1).cummax(-1).values.flip(-1)
 
 
+def refuse_empty(segments: Tensor) -> None:
+    """Raise when a row (B, S) holds no token: a target that attended to it would be nothing over nothing."""
+    empty = (segments == 0).all(-1)
+    if empty.any():
+        raise ValueError(f"row {int(empty.nonzero()[0])} of the source holds nothing but padding; leave it out")
+
+
 def segment_positions(segments: Tensor) -> Tensor:
     """Positions (B, T) that restart at 0 wherever the segment changes."""
     index = torch.arange(segments.size(-1), device=segments.device).expand_as(segments)

@@ -18,7 +18,7 @@ from pytorch_dl.models.attention import AttentionFunction
 from pytorch_dl.models.dropout import dropout, mix
 from pytorch_dl.models.feed_forward import Activation
 from pytorch_dl.models.kv_cache import DecoderCache
-from pytorch_dl.models.masks import additive, padding_segments, segment_mask, segment_positions
+from pytorch_dl.models.masks import additive, padding_segments, refuse_empty, segment_mask, segment_positions
 from pytorch_dl.models.norms import NormFactory, make_norm
 from pytorch_dl.models.positions import POSITIONS, PositionFactory
 from pytorch_dl.models.transformer_blocks import TransformerDecoderLayer, TransformerEncoderLayer
@@ -83,23 +83,16 @@ class OptimizedTransformer(nn.Module):
             make_norm(norm_type, d_model, bias=bias) if norm_first else nn.Identity() for _ in range(2)
         )
         self.output = nn.Linear(d_model, tgt_vocab_size, bias=False)
-        self._initialise()
+        for module in (self.src_embedding, self.tgt_embedding, self.output):
+            nn.init.normal_(module.weight, std=d_model**-0.5)
         if tie_embeddings != "none":
             self.output.weight = self.tgt_embedding.weight
 
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=self.d_model**-0.5)
-        nn.init.normal_(self.output.weight, std=self.d_model**-0.5)
-
     def forward(self, src: Tensor, tgt: Tensor) -> Tensor:
         """Padded src (B, S) and tgt (B, T), which starts with bos -> logits (B, T, V) of each next token."""
-        return self.project(self.hidden(self.side(src), self.side(tgt)))
+        source = self.side(src)
+        refuse_empty(source.segments)
+        return self.project(self.hidden(source, self.side(tgt)))
 
     def side(self, tokens: Tensor) -> Side:
         """Describe a padded batch (B, T) with one pair to a row."""
@@ -146,7 +139,7 @@ class OptimizedTransformer(nn.Module):
         layers: list[Any] = list(self.decoder_layers)
         rows = src.size(0) * beam_size
         past = memory.new_empty(len(layers), 2, rows, self.n_kv_heads, max_length, self.head_dim)
-        memories = [layer.cross_attention.project_memory(memory) for layer in layers]
+        memories = [layer.project_memory(memory) for layer in layers]
         queries = torch.ones_like(side.segments[:, :1])
         return DecoderCache(past, memories, additive(segment_mask(queries, side.segments), memory.dtype), beam_size)
 

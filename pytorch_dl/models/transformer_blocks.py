@@ -3,7 +3,8 @@
     pre-norm    x + dropout(sublayer(norm(x)))
     post-norm   norm(x + dropout(sublayer(x)))
 
-Subclass a layer, or write another with the same `forward`, and pass it to `OptimizedTransformer`.
+Subclass a layer, or write another with the same `forward` (and, in the decoder, `project_memory`), and pass it to
+`OptimizedTransformer`.
 
 Shapes: B batch, T target, S source, d d_model.
 """
@@ -131,3 +132,7 @@ class TransformerDecoderLayer(nn.Module):
         x = self.cross_residual(x, lambda y: self.cross_attention(y, memory, bias=cross_bias), keys=keys)
         out: Tensor = self.ff_residual(x, lambda y: self.feed_forward(y, keys=keys), keys=keys)
         return out
+
+    def project_memory(self, memory: Tensor) -> KeyValue:
+        """memory (B, S, d) -> what decoding hands to `forward` at each step in its place."""
+        return self.cross_attention.project_memory(memory)

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.errors import ConfigError
-from pytorch_dl.training.objective import batches_from
+from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from pytorch_dl.training.loaders import batches_from
 from pytorch_dl.training.train_state import TrainState
 
 
@@ -17,12 +18,12 @@ class Group(NamedTuple):
     ends_epoch: bool
 
 
-def groups(loader: object, state: TrainState, *, size: int, pad_id: int) -> Iterator[Group]:
+def groups(loader: object, state: TrainState, *, size: int, model: OptimizedTransformer) -> Iterator[Group]:
     """Groups of `size` batches, the last of an epoch perhaps smaller; `state` tells where each epoch begins."""
     while True:
         group: list[Batch] = []
         epoch = state.epoch
-        for batch in batches_from(loader, epoch, state.batch, pad_id=pad_id):
+        for batch in batches_from(loader, epoch, state.batch, model=model):
             if len(group) == size:
                 yield Group(group, ends_epoch=False)
                 group = []

@@ -3,6 +3,7 @@
 checkpoints/step-00001200/   model.safetensors  optimizer.safetensors  [average.safetensors]  state.json  manifest.json
 """
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,11 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pytorch_dl.errors import CheckpointError
+from pytorch_dl.errors import CheckpointError, ConfigError
 from pytorch_dl.files import damage, new_folder, remove_leftovers, write_json
 
 MODEL, OPTIMIZER, AVERAGE, STATE = "model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"
 _NAME = "step-{:08d}"
+_LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # optimizer state of a parameter's own shape
 
 
 def save_checkpoint(
@@ -86,20 +88,26 @@ def set_newer_aside(path: Path) -> None:
 def rotate(folder: Path, *, keep: int, keep_validated: int, protected: int) -> None:
     """Delete old checkpoints: the `keep` newest, the `keep_validated` newest of those, and step `protected` stay."""
     remove_leftovers(folder)
-    kept = {*checkpoints(folder)[:keep], *validated(folder, keep_validated), folder / _NAME.format(protected)}
+    kept = {*checkpoints(folder)[:keep], *_validated(folder)[:keep_validated], folder / _NAME.format(protected)}
     for path in checkpoints(folder):
         if path not in kept:
             shutil.rmtree(path)
 
 
 def validated(folder: Path, count: int) -> list[Path]:
-    """The newest checkpoints that were written at a validation, not by a signal or in between."""
+    """The newest whole checkpoints that were written at a validation, not by a signal or in between."""
+    return [path for path in _validated(folder)[:count] if damage(path) is None]
+
+
+def _validated(folder: Path) -> list[Path]:
+    """Those that say so, whole or not: reading all their tensors at each save would take long."""
     found: list[Path] = []
-    for path in checkpoints(folder) if count else []:
-        state = read_state(path) if damage(path) is None else {}
-        if state and state.get("validated_step") == state.get("step"):
-            found.append(path)
-    return found[:count]
+    for path in checkpoints(folder):
+        with contextlib.suppress(CheckpointError):
+            state = read_state(path)
+            if state.get("validated_step") == state.get("step"):
+                found.append(path)
+    return found
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -183,7 +191,9 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Pat
         name, _, part = key.rpartition("/")
         if name not in parameters:
             raise CheckpointError(f"optimizer state of unknown parameter {name!r}", where=where)
-        _check_tensor(key, tensor, expected=parameters[name].shape if tensor.ndim else tensor.shape, where=where)
+        _check_tensor(
+            key, tensor, expected=parameters[name].shape if part in _LIKE_PARAMETER else tensor.shape, where=where
+        )
         states.setdefault(name, {})[part] = tensor
     names = {parameter: name for name, parameter in parameters.items()}
     order = [names.get(parameter) for group in optimizer.param_groups for parameter in group["params"]]
@@ -211,9 +221,14 @@ def _distinct(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{name}/{kind}": value.contiguous()
-        for name, parameter in model.named_parameters()
-        for kind, value in optimizer.state.get(parameter, {}).items()
-        if isinstance(value, Tensor)
-    }
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        for kind, value in optimizer.state.get(parameter, {}).items():
+            if not isinstance(value, Tensor):
+                raise ConfigError(
+                    f"{type(optimizer).__name__} keeps {kind!r} of {name} as {type(value).__name__}, not as a tensor: "
+                    "it could not be resumed",
+                    fix="use another optimizer, or train without a checkpoint_dir",
+                )
+            tensors[f"{name}/{kind}"] = value.contiguous()
+    return tensors

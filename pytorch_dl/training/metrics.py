@@ -5,9 +5,11 @@ the checkpoint.
 What depends on the clock or the machine (tokens/s, memory) lies beside it in timing.jsonl.
 """
 
+import itertools
 import json
 import os
 import resource
+import secrets
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,6 +19,7 @@ from typing import Any, Protocol
 import torch
 
 from pytorch_dl.config.model_config import LoggingConfig
+from pytorch_dl.files import write_file
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 Record = Mapping[str, Any]
@@ -60,7 +63,9 @@ class WandB:
             import wandb
         except ImportError:
             raise ImportError("logging.wandb needs the package wandb: pip install 'pytorch-dl[wandb]'") from None
-        self._run = wandb.init(project=project, dir=str(folder), config=dict(settings), resume="allow")
+        self._run = wandb.init(
+            project=project, dir=str(folder), config=dict(settings), id=_wandb_id(folder), resume="allow"
+        )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add one point to each curve."""
@@ -73,6 +78,14 @@ class WandB:
     def close(self) -> None:
         """End the run."""
         self._run.finish()
+
+
+def _wandb_id(folder: Path) -> str:
+    """The name under which a resumed training goes on with its curves, kept beside them."""
+    path = folder / "wandb_id"
+    if not path.exists():
+        write_file(path, secrets.token_hex(8))
+    return path.read_text().strip()
 
 
 def make_trackers(config: LoggingConfig, folder: Path, *, first_step: int, settings: Record) -> list[Tracker]:
@@ -91,6 +104,17 @@ def make_trackers(config: LoggingConfig, folder: Path, *, first_step: int, setti
         except Exception as error:
             warnings.warn(f"a tracker cannot begin and is left out: {error}", stacklevel=2)
     return trackers
+
+
+def set_record_aside(folder: Path) -> Path | None:
+    """Rename the record of an earlier training, which a new one would empty; returns its new path."""
+    record = folder / METRICS
+    if not record.exists() or not record.stat().st_size:
+        return None
+    names = (folder / f"metrics.{number}.jsonl" for number in itertools.count(1))
+    aside = next(path for path in names if not path.exists())
+    record.rename(aside)
+    return aside
 
 
 class MetricsLog:

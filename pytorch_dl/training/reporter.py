@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pytorch_dl.config.model_config import LoggingConfig
-from pytorch_dl.training.metrics import MetricsLog, make_trackers, memory_mb
+from pytorch_dl.training.metrics import MetricsLog, make_trackers, memory_mb, set_record_aside
 from pytorch_dl.training.progress import Progress, Sample, duration
 from pytorch_dl.training.train_state import Sums, TrainState
 
@@ -29,6 +29,8 @@ class Reporter:
     def open(self, state: TrainState) -> Self:
         """Open the files, cut back to where they were at the state's checkpoint."""
         if self.folder:
+            if state.step == 0 and (aside := set_record_aside(self.folder)):
+                self.say(f"the record of an earlier training is kept as {aside}")
             trackers = make_trackers(self.config, self.folder, first_step=state.step + 1, settings=self.settings)
             self._log = MetricsLog(self.folder, trackers, position=state.metrics_position)
         return self

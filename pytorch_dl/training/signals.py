@@ -2,8 +2,11 @@
 
 import os
 import signal
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+from pytorch_dl.errors import Interrupted
 
 
 class StopNow(Exception):
@@ -39,6 +42,18 @@ class StopRequest:
         """Raise StopNow when a signal has come."""
         if self.signal is not None:
             raise StopNow
+
+    def as_error(self, step: int, *, folder: Path | None) -> Interrupted:
+        """What to tell the user when training has stopped after `step`, which is saved in `folder` if there is one."""
+        what = f"stopped by signal {self.signal} "
+        if step == 0:
+            return Interrupted(f"{what}before the first step; nothing had to be saved", fix="start it again")
+        if not folder:
+            return Interrupted(f"{what}at step {step:,}; nothing was saved, as there is no checkpoint_dir")
+        run = folder.parent
+        return Interrupted(
+            f"{what}at step {step:,}, which is saved", where=str(run), fix=f"go on with `pytorch-dl resume {run}`"
+        )
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:

@@ -4,31 +4,29 @@ Batches come in, checkpoints and metrics come out. The trainer receives built ob
 a config. Order, dropout and schedule are functions of the `TrainState`, so resuming is loading it.
 """
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 
 from pytorch_dl.config.model_config import Config, LoggingConfig, TrainingConfig
 from pytorch_dl.dataset.batching import Batch
-from pytorch_dl.errors import ConfigError, Interrupted, NonFiniteError
-from pytorch_dl.files import remove_leftovers
+from pytorch_dl.errors import ConfigError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.accumulation import Group, groups, steps_per_epoch
 from pytorch_dl.training.best_weights import use_average_if_better, use_best
+from pytorch_dl.training.checkpointer import Checkpointer
 from pytorch_dl.training.ending import end_reason, seconds_left
+from pytorch_dl.training.loaders import is_exact
 from pytorch_dl.training.objective import (
     batch_loss,
     check_vocabulary,
     dropout_keys,
-    is_exact,
     seed_generators,
-    validation_nll,
 )
 from pytorch_dl.training.optimizer import make_optimizer
 from pytorch_dl.training.precision import autocast, choose_precision
@@ -38,25 +36,20 @@ from pytorch_dl.training.schedule import learning_rate_factor
 from pytorch_dl.training.signals import StopNow, StopRequest
 from pytorch_dl.training.train_state import Sums, TrainState
 from pytorch_dl.training.update import Schedule, WeightUpdate
+from pytorch_dl.training.validation import Decode, validate
 
 FEW_STEPS = 200
 
 
-class Decoded(NamedTuple):
-    """Translations of part of the validation set: scores (bleu, chrf, exact_match) and a few samples."""
-
-    scores: Mapping[str, float]
-    samples: Sequence[Sample]
-
-
-Decode = Callable[[OptimizedTransformer, Callable[[], None]], Decoded]  # calls its second argument now and then
-
-
 class OptimizedTrainer:
-    """Trains a model on batches, validates it, and keeps checkpoints from which it resumes bit by bit.
+    """Trains a model on batches, validates it, and keeps checkpoints from which it resumes.
+
+    With the loaders of a `DataModule` a resumed training ends with the same bits as one that was never stopped; so it
+    does with any other iterable that gives the same batches each time it is gone through.
 
     `schedule` maps (step, total steps) to a factor of the optimizer's learning rate; None leaves it as it is. `decode`
-    translates at each validation. Without `checkpoint_dir` nothing is saved, without `log_dir` nothing is written down.
+    translates at each validation; trackers are told the `hyperparameters`. Without `checkpoint_dir` nothing is saved,
+    without `log_dir` nothing is written down.
     """
 
     def __init__(
@@ -76,6 +69,7 @@ class OptimizedTrainer:
         seed: int = 1,
         decode: Decode | None = None,
         progress: Progress | None = None,
+        hyperparameters: Mapping[str, Any] | None = None,
     ) -> None:
         given = {"mixed_precision": mixed_precision, "gradient_accumulation_steps": gradient_accumulation_steps}
         given = {name: value for name, value in given.items() if value is not None}
@@ -84,7 +78,6 @@ class OptimizedTrainer:
         self.seed, self.decode = seed, decode
         self.device = next(model.parameters()).device
         self._require_scores()
-        self.checkpoint_dir = Path(checkpoint_dir) if checkpoint_dir else None
         self.state = TrainState(precision=choose_precision(self.settings.mixed_precision, self.device))
         self.update = WeightUpdate(
             model,
@@ -93,15 +86,22 @@ class OptimizedTrainer:
             schedule=schedule,
             precision=self.state.precision,
         )
+        self.checkpoints = Checkpointer(
+            Path(checkpoint_dir) if checkpoint_dir else None, model, self.update, self.settings
+        )
         self.reporter = Reporter(
             Path(log_dir) if log_dir else None,
             logging or LoggingConfig(),
             progress or Progress(),
-            settings=self.settings.model_dump(),
+            settings=hyperparameters or {"training": self.settings.model_dump()},
         )
         self._stop = StopRequest()
-        self._saved_step = 0
         self._has_best = False  # rather than the last weights
+
+    @property
+    def checkpoint_dir(self) -> Path | None:
+        """Where checkpoints are saved, if they are."""
+        return self.checkpoints.folder
 
     def train(self, num_epochs: int | None = None) -> TrainState:
         """Train to the end of the epochs, steps or time, and leave the model with the best weights that it found."""
@@ -120,7 +120,7 @@ class OptimizedTrainer:
                         "raise training.num_epochs or training.max_steps, or lower data.max_tokens_per_batch"
                     )
                 self._validate_and_save_if_due()
-                steps = groups(self.train_dataloader, self.state, size=size, pad_id=self.model.pad_token_id)
+                steps = groups(self.train_dataloader, self.state, size=size, model=self.model)
                 while not (reason := end_reason(self.state, self.settings, epochs)):
                     self._stop.poll()
                     started = time.monotonic()
@@ -129,9 +129,9 @@ class OptimizedTrainer:
                 self._finish(f"{reason}, at step {self.state.step:,} of {total_steps:,}")
                 self._stop.poll()  # a signal that came while the last step was saved
             except StopNow:
-                if self._saved_step < self.state.step:
+                if self.checkpoints.saved_step < self.state.step:
                     self.save()
-                raise self._interrupted() from None
+                raise self._stop.as_error(self.state.step, folder=self.checkpoint_dir) from None
         return self.state
 
     def train_step(self, batches: Sequence[Batch], *, total_steps: int) -> Sums:
@@ -159,76 +159,42 @@ class OptimizedTrainer:
         return sums
 
     def validate(self) -> tuple[dict[str, float], Sequence[Sample]]:
-        """Loss and perplexity over all tokens of the validation set, and scores of translations where asked for."""
-        average, training, poll = self.update.average, self.model.training, self._stop.poll
+        """What `validation.validate` finds; of the moving average of the weights, where there is one."""
+        average = self.update.average
         if average:
             average.swap(self.model)
-        self.model.eval()
         try:
-            nll, tokens = validation_nll(self.model, self.val_dataloader, precision=self.state.precision, poll=poll)
-            if not tokens:
-                raise ConfigError(
-                    f"the validation data gave no target token at step {self.state.step}",
-                    fix="give a loader that can be gone through again and again",
-                )
-            loss = nll / tokens
-            if not math.isfinite(loss):
-                raise NonFiniteError(
-                    f"validation loss {loss} at step {self.state.step}",
-                    fix="lower training.learning_rate, or set training.mixed_precision to false",
-                )
-            values = {"val_loss": loss, "val_ppl": math.exp(min(loss, 700.0))}
-            decoded = self.decode(self.model, poll) if self.decode else Decoded({}, [])
+            return validate(
+                self.model,
+                self.val_dataloader,
+                self.decode,
+                step=self.state.step,
+                precision=self.state.precision,
+                poll=self._stop.poll,
+            )
         finally:
-            self.model.train(training)
             if average:
                 average.swap(self.model)
-        return {**values, **decoded.scores}, decoded.samples
 
     def resume(self) -> bool:
         """Go on from the newest whole checkpoint; False when there is none."""
         if not self.checkpoint_dir:
             raise ConfigError("there is nothing to resume from without a checkpoint_dir")
-        remove_leftovers(self.checkpoint_dir)
-        path = ckpt.newest_valid(self.checkpoint_dir, self.reporter.say)
-        if path is None:
+        state = self.checkpoints.restore(self.reporter.say)
+        if state is None:
             return False
-        self.state = TrainState.from_json(ckpt.read_state(path), where=str(path))
-        ckpt.load_weights(self.model, ckpt.read_tensors(path / ckpt.MODEL), where=str(path))
-        self.update.restore(path, self.state)
-        ckpt.set_newer_aside(path)
-        self._saved_step, self._has_best = self.state.step, False
-        if self.state.batch and not is_exact(self.train_dataloader):
+        self.state, self._has_best = state, False
+        if state.batch and not is_exact(self.train_dataloader):
             self.reporter.say(
-                f"warning: the training loader begins epoch {self.state.epoch + 1} anew, and {self.state.batch:,} batches "
-                "of it are left out: where it shuffles, some pairs come twice and others not at all"
+                f"warning: the training loader begins epoch {state.epoch + 1} anew, without its first "
+                f"{state.batch:,} batches: if it shuffles, some pairs come twice and others not at all"
             )
         return True
 
     def save(self) -> None:
-        """Write a checkpoint of this step, and delete those that are no longer needed."""
+        """Write a checkpoint of this step, where there is a folder for it."""
         self.state.metrics_position = self.reporter.position(self.state)
-        if not self.checkpoint_dir:
-            return
-        started = time.monotonic()
-        self.update.check_finite(self.state.step)
-        self.state.scaler = self.update.scaler.state_dict()
-        ckpt.save_checkpoint(
-            self.checkpoint_dir,
-            self.state.step,
-            model=self.model,
-            optimizer=self.update.optimizer,
-            average=self.update.average.weights if self.update.average else None,
-            state=self.state.to_json(),
-        )
-        ckpt.rotate(
-            self.checkpoint_dir,
-            keep=self.settings.keep_checkpoints,
-            keep_validated=self.settings.average_checkpoints,
-            protected=self.state.best_step,
-        )
-        self._saved_step = self.state.step
-        self.state.seconds += time.monotonic() - started
+        self.checkpoints.save(self.state)
 
     def _advance(self, group: Group, total_steps: int, *, started: float) -> None:
         sums = self.train_step(group.batches, total_steps=total_steps)
@@ -257,7 +223,7 @@ class OptimizedTrainer:
         if due and state.validated_step < state.step:
             self._validate_and_note()
             self.save()
-        elif settings.save_every and state.step % settings.save_every == 0 and self._saved_step < state.step:
+        elif settings.save_every and state.step % settings.save_every == 0 and self.checkpoints.saved_step < state.step:
             self.save()
 
     def _validate_and_note(self) -> None:
@@ -279,7 +245,7 @@ class OptimizedTrainer:
         if self.state.validated_step < self.state.step:
             self._validate_and_note()
             self.save()
-        elif self._saved_step < self.state.step:
+        elif self.checkpoints.saved_step < self.state.step:
             self.save()
         self._use_best()
 
@@ -320,19 +286,6 @@ class OptimizedTrainer:
             self.update.average = average
         return values[self.settings.early_stopping_metric]
 
-    def _interrupted(self) -> Interrupted:
-        what = f"stopped by signal {self._stop.signal} "
-        if self.state.step == 0:
-            return Interrupted(f"{what}before the first step; nothing had to be saved", fix="start it again")
-        what += f"at step {self.state.step:,}"
-        if not self.checkpoint_dir:
-            return Interrupted(f"{what}; nothing was saved, as there is no checkpoint_dir")
-        return Interrupted(
-            f"{what}, which is saved",
-            where=str(self.checkpoint_dir.parent),
-            fix=f"go on with `pytorch-dl resume {self.checkpoint_dir.parent}`",
-        )
-
     def _require_scores(self) -> None:
         metric = self.settings.early_stopping_metric
         if metric != "val_loss" and self.val_dataloader is not None and self.decode is None:
@@ -371,4 +324,5 @@ def create_trainer(
         seed=config.system.seed,
         decode=decode,
         progress=progress,
+        hyperparameters=config.model_dump(),
     )

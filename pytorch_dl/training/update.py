@@ -80,7 +80,7 @@ class WeightUpdate:
         elif self.average:
             self.average.update(self.model, step)
 
-    def check_finite(self, step: int) -> None:
+    def check_weights(self, step: int) -> None:
         """Raise when an update has made a weight infinite: such weights are not worth saving."""
         for name, parameter in self.model.named_parameters():
             if not torch.isfinite(parameter).all():

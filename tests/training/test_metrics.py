@@ -13,7 +13,7 @@ from tiny import tiny_trainer
 from pytorch_dl.config.model_config import LoggingConfig
 from pytorch_dl.training.metrics import METRICS, TIMING, MetricsLog, Tracker, make_trackers, memory_mb
 from pytorch_dl.training.progress import Sample
-from pytorch_dl.training.trainer import Decoded
+from pytorch_dl.training.validation import Decoded
 
 
 class Memory:

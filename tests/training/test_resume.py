@@ -130,7 +130,7 @@ class TestEveryStep:
                 break
             except Crash:
                 lives += 1
-                lost.append(begun + 3 - trainer._saved_step)
+                lost.append(begun + 3 - trainer.checkpoints.saved_step)
         assert lives >= 3
         assert max(lost) <= 2
 
@@ -246,7 +246,7 @@ class TestKilledWhileSaving:
         """A trainer that has saved the steps 1, 2 and 3, of which 1 is the best."""
         trainer = make(folder, ema_decay=0.9, keep_checkpoints=2)
         for trainer.state.step in (1, 2, 3):
-            trainer.state.best_step = 1
+            trainer.state.best_step, trainer.state.seconds = 1, 0.0
             trainer.save()
         return trainer
 
@@ -254,7 +254,7 @@ class TestKilledWhileSaving:
     def test_old_or_new(self, step: int, tmp_path: Path) -> None:
         trainer, number, seconds = self.saved(tmp_path / "saved"), 0, []
         trainer.state.step, trainer.state.seconds = step, 7.0
-        trainer.checkpoint_dir = tmp_path / "run" / "checkpoints"
+        trainer.checkpoints.folder = tmp_path / "run" / "checkpoints"
         probe = make(tmp_path / "run", ema_decay=0.9)
         while True:
             shutil.rmtree(tmp_path / "run", ignore_errors=True)

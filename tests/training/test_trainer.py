@@ -21,7 +21,8 @@ from pytorch_dl.training.accumulation import groups, steps_per_epoch
 from pytorch_dl.training.ending import end_reason, seconds_left
 from pytorch_dl.training.signals import StopNow, StopRequest
 from pytorch_dl.training.train_state import TrainState
-from pytorch_dl.training.trainer import Decoded, OptimizedTrainer, create_trainer
+from pytorch_dl.training.trainer import OptimizedTrainer, create_trainer
+from pytorch_dl.training.validation import Decoded
 
 
 def said(trainer: OptimizedTrainer) -> str:
@@ -269,12 +270,12 @@ class TestLoaders:
     def test_of_such_pairs_each_has_its_own_dropout(self) -> None:
         pairs = self.pairs()
         trainer = tiny_trainer(train_dataloader=pairs)
-        group = next(groups(pairs, trainer.state, size=4, pad_id=0))
+        group = next(groups(pairs, trainer.state, size=4, model=tiny_model()))
         assert [batch.pair_ids.flatten().tolist() for batch in group.batches] == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
     def test_resuming_skips_what_is_done(self) -> None:
         pairs = self.pairs()
-        group = next(groups(pairs, TrainState(batch=3), size=2, pad_id=0))
+        group = next(groups(pairs, TrainState(batch=3), size=2, model=tiny_model()))
         assert group.ends_epoch
         assert [batch.pair_ids.flatten().tolist() for batch in group.batches] == [[6, 7]]
 
@@ -300,7 +301,7 @@ class TestLoaders:
     @pytest.mark.parametrize(("size", "sizes"), [(1, [1] * 8), (3, [3, 3, 2]), (4, [4, 4]), (99, [8])])
     def test_groups(self, size: int, sizes: list[int]) -> None:
         loader, state = tiny_loader(batch_size=3), TrainState()
-        made = groups(loader, state, size=size, pad_id=0)
+        made = groups(loader, state, size=size, model=tiny_model())
         for state.epoch in (0, 1):
             found = [next(made) for _ in sizes]
             assert [len(group.batches) for group in found] == sizes

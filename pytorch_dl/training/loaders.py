@@ -1,0 +1,71 @@
+"""What training takes its batches from: our loader, or any iterable of padded (src, tgt) tensors."""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, cast
+
+from torch import Tensor
+
+from pytorch_dl.dataset.batching import Batch
+from pytorch_dl.errors import DataError
+from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+
+
+class ExactLoader(Protocol):
+    """A loader whose every epoch can be had from any batch on."""
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
+    def __len__(self) -> int: ...
+
+
+def is_exact(loader: object) -> bool:
+    """Whether any batch of any epoch can be had from the loader without those before it."""
+    return hasattr(loader, "batches")
+
+
+def batches_from(loader: object, epoch: int, start: int, *, model: OptimizedTransformer) -> Iterator[Batch]:
+    """Batches of an epoch from `start` on, of our loader or of any iterable of (src, tgt) pairs of padded tensors."""
+    if is_exact(loader):
+        yield from cast(ExactLoader, loader).batches(epoch, start)
+        return
+    first_pair = 0
+    for index, item in enumerate(cast(Iterable[object], loader)):
+        batch = _as_batch(item, pad_id=model.pad_token_id, first_pair=first_pair)
+        first_pair += batch.src.size(0)
+        if index >= start:
+            _refuse_misfit(batch, model, where=f"batch {index} of the data loader")
+            yield batch
+
+
+def _refuse_misfit(batch: Batch, model: OptimizedTransformer, *, where: str) -> None:
+    """Say what of a batch that we did not make the model cannot take."""
+    for side, tokens, vocabulary in (
+        ("source", batch.src, model.src_embedding.num_embeddings),
+        ("target", batch.tgt_in, model.tgt_embedding.num_embeddings),
+    ):
+        if tokens.size(1) > model.max_seq_len:
+            raise DataError(
+                f"a {side} of {tokens.size(1)} tokens is longer than model.max_seq_len ({model.max_seq_len})",
+                where=where,
+                fix="cut it, leave it out, or make the model with a larger max_seq_len",
+            )
+        if (largest := int(tokens.max())) >= vocabulary:
+            raise DataError(
+                f"the {side} has a token id {largest}, but the model was made for {vocabulary:,} tokens",
+                where=where,
+                fix="make the model with the size of the tokenizer's vocabulary",
+            )
+    if not batch.num_tgt_tokens:
+        raise DataError("no pair has a target token", where=where, fix="leave such a batch out")
+
+
+def _as_batch(item: object, *, pad_id: int, first_pair: int) -> Batch:
+    if isinstance(item, Batch):
+        return item
+    if isinstance(item, dict) and {"src", "tgt"} <= item.keys():
+        item = (item["src"], item["tgt"])
+    if isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(part, Tensor) for part in item):
+        return Batch.from_padded(item[0], item[1], pad_id=pad_id, first_pair=first_pair)
+    raise DataError(
+        f"a data loader yielded {type(item).__name__}",
+        fix="yield Batch objects, or (src, tgt) tensors padded with the model's pad_token_id",
+    )

@@ -1,0 +1,66 @@
+"""How good a model is on the validation set: its loss over all tokens, and scores of its translations."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+
+from pytorch_dl.errors import ConfigError, NonFiniteError
+from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from pytorch_dl.training.loaders import batches_from
+from pytorch_dl.training.objective import batch_loss
+from pytorch_dl.training.precision import Precision, autocast
+from pytorch_dl.training.progress import Sample
+
+Poll = Callable[[], None]  # called now and then; what it raises ends the validation
+
+
+class Decoded(NamedTuple):
+    """Translations of part of the validation set: scores (bleu, chrf, exact_match) and a few samples."""
+
+    scores: Mapping[str, float]
+    samples: Sequence[Sample]
+
+
+Decode = Callable[[OptimizedTransformer, Poll], Decoded]
+
+
+def validate(
+    model: OptimizedTransformer, loader: object, decode: Decode | None, *, step: int, precision: Precision, poll: Poll
+) -> tuple[dict[str, float], Sequence[Sample]]:
+    """Loss and perplexity over all tokens of the set after `step`, and scores and samples of translations, if any."""
+    training = model.training
+    model.eval()
+    try:
+        nll, tokens = validation_nll(model, loader, precision=precision, poll=poll)
+        if not tokens:
+            raise ConfigError(
+                f"the validation data gave no target token at step {step}",
+                fix="give a loader that can be gone through more than once",
+            )
+        loss = nll / tokens
+        if not math.isfinite(loss):
+            raise NonFiniteError(
+                f"validation loss {loss} at step {step}",
+                fix="lower training.learning_rate, or set training.mixed_precision to false",
+            )
+        decoded = decode(model, poll) if decode else Decoded({}, [])
+    finally:
+        model.train(training)
+    return {"val_loss": loss, "val_ppl": math.exp(min(loss, 700.0)), **decoded.scores}, decoded.samples
+
+
+@torch.no_grad()
+def validation_nll(
+    model: OptimizedTransformer, loader: object, *, precision: Precision, poll: Poll
+) -> tuple[float, int]:
+    """Negative log-likelihood in nats and target tokens, summed over the whole set; `model` must be in eval mode."""
+    device = next(model.parameters()).device
+    nll, tokens = 0.0, 0
+    for batch in batches_from(loader, 0, 0, model=model):
+        poll()
+        with autocast(precision, device):
+            nll += batch_loss(model, batch.to(device)).nll.item()
+        tokens += batch.num_tgt_tokens
+    return nll, tokens
