@@ -224,6 +224,8 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         for kind, value in optimizer.state.get(parameter, {}).items():
+            if value is None:  # such as a momentum that is switched off
+                continue
             if not isinstance(value, Tensor):
                 raise ConfigError(
                     f"{type(optimizer).__name__} keeps {kind!r} of {name} as {type(value).__name__}, not as a tensor: "

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -213,6 +214,20 @@ class TestFromPadded:
 
     def test_pairs_are_numbered_through(self) -> None:
         assert Batch.from_padded(self.src, self.tgt, pad_id=0, first_pair=7).pair_ids.tolist() == [[7], [8]]
+
+    @pytest.mark.parametrize(
+        ("src", "tgt", "message"),
+        [
+            ([[5, 2, 0], [0, 5, 2]], [[1, 8, 2], [1, 8, 2]], "the source of pair 6 has padding (0) at place 0"),
+            ([[5, 2], [5, 2]], [[1, 8, 0, 2], [1, 8, 8, 2]], "the target of pair 5 has padding (0) at place 1"),
+        ],
+    )
+    def test_padding_before_a_token_is_refused(self, src: list[Any], tgt: list[Any], message: str) -> None:
+        with pytest.raises(DataError) as caught:
+            Batch.from_padded(torch.tensor(src), torch.tensor(tgt), pad_id=0, first_pair=5)
+        assert (
+            str(caught.value) == f"{message}, before a token. Fix: pad at the end only, with an id that no token has."
+        )
 
     def test_an_empty_source_is_refused(self) -> None:
         src = torch.tensor([[5, 6, 2], [0, 0, 0]])

@@ -96,6 +96,24 @@ class CustomDecoderLayer(TransformerDecoderLayer):
         return super().forward(x, *args, **options) + self.shift
 
 
+class WrappedDecoderLayer(nn.Module):
+    """Not a subclass: it has the two methods that the documentation asks for, and begins with weights of its own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        self.inner = TransformerDecoderLayer(*args, **kwargs)
+        self.adapter = nn.Linear(args[0], args[0])
+        nn.init.zeros_(self.adapter.weight)
+        nn.init.ones_(self.adapter.bias)
+
+    def forward(self, x: Tensor, memory: Tensor, **options: Any) -> Tensor:
+        x = self.inner(x, memory, **options)
+        return x + self.adapter(x)
+
+    def project_memory(self, memory: Tensor) -> Any:
+        return self.inner.project_memory(memory)
+
+
 class ScaledPositions(nn.Module):
     """A scheme of one learned number."""
 
@@ -107,12 +125,29 @@ class ScaledPositions(nn.Module):
         return x + self.slope * positions.unsqueeze(-1), None
 
 
+def test_a_layer_of_your_own_keeps_its_initial_weights() -> None:
+    sizes = {"src_vocab_size": 9, "tgt_vocab_size": 9, "d_model": 16, "n_heads": 2}
+    layer = OptimizedTransformer(**sizes, decoder_layer=WrappedDecoderLayer).decoder_layers[0]
+    assert layer.adapter.weight.eq(0).all()
+    assert layer.adapter.bias.eq(1).all()
+
+
+def test_a_layer_of_your_own_decodes() -> None:
+    """Token by token as all at once."""
+    model = small(decoder_layer=WrappedDecoderLayer).double().eval()
+    src, tgt = torch.tensor([[5, 6, 7], [8, 9, 0]]), torch.tensor([[1, 5, 6, 7], [1, 9, 8, 3]])
+    cache = model.start_decoding(src, max_length=4)
+    steps = torch.cat([model.decode_step(tgt[:, place : place + 1], cache) for place in range(4)], dim=1)
+    assert torch.allclose(steps, model(src, tgt), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "parts",
     [
         {"encoder_layer": CustomEncoderLayer},
         {"decoder_layer": CustomDecoderLayer},
         {"encoder_layer": CustomEncoderLayer, "decoder_layer": CustomDecoderLayer, "use_checkpointing": True},
+        {"decoder_layer": WrappedDecoderLayer},
         {"norm_type": nn.RMSNorm},
         {"norm_type": lambda d_model: nn.LayerNorm(d_model, eps=1e-3)},
         {"activation": torch.tanh},

@@ -187,6 +187,11 @@ def test_a_row_longer_than_the_model_is_refused() -> None:
         small()(torch.ones(1, 33, dtype=torch.int64), torch.ones(1, 2, dtype=torch.int64))
 
 
+def test_a_source_of_padding_alone_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^row 1 of the source holds nothing but padding; leave it out$"):
+        small()(torch.tensor([[5, 6], [0, 0]]), torch.ones(2, 2, dtype=torch.int64))
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning", "ignore:The .grad attribute:UserWarning")
 def test_compiled_layers_are_the_same_in_loss_and_gradients() -> None:

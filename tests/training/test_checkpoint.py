@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 
 from pytorch_dl.config.model_config import OptimizerConfig
-from pytorch_dl.errors import CheckpointError, ResourceError
+from pytorch_dl.errors import CheckpointError, ConfigError, ResourceError
 from pytorch_dl.files import MANIFEST, damage, new_folder, sha256, write_json
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
@@ -75,6 +75,31 @@ class TestRoundTrip:
             optimizer.step()
         for mine, theirs in zip(pairs[0][0].parameters(), pairs[1][0].parameters(), strict=True):
             assert torch.equal(mine, theirs)
+
+    def test_optimizer_state_of_another_shape(self, tmp_path: Path) -> None:
+        pairs = [(model := tiny_model(), torch.optim.Adafactor(model.parameters())) for _ in range(2)]
+        for number, (model, optimizer) in enumerate(pairs):
+            if number:
+                ckpt.load_optimizer(model, optimizer, save(tmp_path, 1, pairs[0]) / ckpt.OPTIMIZER)
+            for parameter in model.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+        first, second = (optimizer.state_dict()["state"] for _, optimizer in pairs)
+        assert first[0]["step"] == 1
+        assert second[0]["step"] == 2
+        assert first[0]["col_var"].shape == second[0]["col_var"].shape != pairs[0][0].src_embedding.weight.shape
+
+    def test_optimizer_state_that_is_no_tensor_is_refused(self, tmp_path: Path) -> None:
+        model = tiny_model()
+        optimizer = torch.optim.SGD(model.parameters())
+        optimizer.state[model.output.weight] = {"count": 3}
+        with pytest.raises(ConfigError) as caught:
+            save(tmp_path, 1, (model, optimizer))
+        assert str(caught.value) == (
+            "SGD keeps 'count' of src_embedding.weight as int, not as a tensor: it could not be resumed. "
+            "Fix: use another optimizer, or train without a checkpoint_dir."
+        )
+        assert not ckpt.checkpoints(tmp_path)
 
     @pytest.mark.parametrize("tie", ["all", "decoder", "none"])
     def test_tied_weights_are_saved_once(self, tie: str, tmp_path: Path) -> None:

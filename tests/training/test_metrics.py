@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_trainer
+from tiny import tiny_loader, tiny_model, tiny_trainer
 
+from pytorch_dl.config import Config
 from pytorch_dl.config.model_config import LoggingConfig
 from pytorch_dl.training.metrics import METRICS, TIMING, MetricsLog, Tracker, make_trackers, memory_mb
 from pytorch_dl.training.progress import Sample
+from pytorch_dl.training.trainer import create_trainer
 from pytorch_dl.training.validation import Decoded
 
 
@@ -192,8 +194,27 @@ class TestWandB:
         tracker.close()
         assert told[0]["project"] == "p"
         assert told[0]["config"] == {"batch_size": 7}
+        assert (told[0]["id"], told[0]["resume"]) == ((tmp_path / "wandb_id").read_text(), "allow")
         assert told[1:] == [(3, {"train/loss": 1.5}), "finish"]
         assert run.summary == {"samples": "text"}
+
+    def test_a_resumed_training_goes_on_under_its_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        told: list[Any] = []
+        run = types.SimpleNamespace(log=lambda values, step: None, summary={}, finish=lambda: None)
+        fake = types.SimpleNamespace(init=lambda **options: told.append(options) or run)
+        monkeypatch.setitem(sys.modules, "wandb", fake)
+        config = Config().update(
+            training={"max_steps": 2, "mixed_precision": False}, logging={"wandb": True, "tensorboard": False}
+        )
+        for name in ("1", "1", "2"):
+            trainer = create_trainer(
+                model=tiny_model(), train_dataloader=tiny_loader(), config=config, run_dir=tmp_path / name
+            )
+            trainer.resume()
+            trainer.train()
+        assert [options["config"] for options in told] == [config.model_dump()] * 3
+        first, again, other = (options["id"] for options in told)
+        assert first == again != other
 
     def test_that_cannot_begin_is_left_out(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def init(**options: Any) -> None:

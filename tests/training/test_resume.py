@@ -151,6 +151,23 @@ class TestEveryStep:
         assert trained(again) == expected
         assert {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").rglob("*")} == before
 
+    def test_with_what_draws_from_the_generator(self, tmp_path: Path) -> None:
+        """Attention dropout, and a user's layer, use torch's generators, of which no checkpoint holds the state."""
+
+        def drawing(folder: Path) -> OptimizedTrainer:
+            trainer = make(folder, save_every=1, keep_checkpoints=99, gradient_accumulation_steps=2)
+            for layer in (*trainer.model.encoder_layers, *trainer.model.decoder_layers):
+                layer.self_attention.dropout = 0.3
+            return trainer
+
+        expected = trained(drawing(tmp_path / "whole"))
+        assert expected != straight(save_every=1, keep_checkpoints=99, gradient_accumulation_steps=2)
+        for place in ckpt.checkpoints(tmp_path / "whole" / "checkpoints"):
+            folder = tmp_path / place.name
+            shutil.copytree(place, folder / "checkpoints" / place.name)
+            shutil.copy(tmp_path / "whole" / METRICS, folder / METRICS)
+            assert trained(resumed(drawing(folder))) == expected, place.name
+
     def test_dropout_is_not_a_draw(self, tmp_path: Path) -> None:
         """The oracle sees dropout: with another seed of it, other weights come out."""
         first, second = make(tmp_path / "1"), make(tmp_path / "2")
@@ -210,6 +227,21 @@ class TestSignals:
         again = resumed(make(tmp_path / "run", ema_decay=ema_decay))
         assert again.state.step == EPOCH * validation
         assert trained(again) == expected
+
+    def test_during_the_last_save(self, tmp_path: Path) -> None:
+        expected, last = straight(), 3 * EPOCH
+        trainer = make(tmp_path / "run")
+        save = trainer.save
+
+        def interrupted_save() -> None:
+            if trainer.state.step == last:
+                os.kill(os.getpid(), signal.SIGTERM)
+            save()
+
+        trainer.save = interrupted_save  # type: ignore[method-assign]
+        with pytest.raises(Interrupted, match=f"at step {last}, which is saved"):
+            trainer.train()
+        assert trained(resumed(make(tmp_path / "run"))) == expected
 
     def test_at_the_start(self, tmp_path: Path) -> None:
         trainer = make(tmp_path / "run")

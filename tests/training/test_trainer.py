@@ -70,6 +70,22 @@ class TestEnding:
         assert steps_of(tmp_path) == [1]
         assert "training ended: the time limit of 0:00 is reached" in said(trainer)
 
+    def test_saving_takes_time_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        trainer = tiny_trainer(tmp_path, settings={"time_limit": 1000.0, "save_every": 1, "max_steps": 9})
+        clock, rotate = [0.0], ckpt.rotate
+
+        def slow(*arguments: Any, **options: Any) -> None:
+            clock[0] += 400.0
+            rotate(*arguments, **options)
+
+        monkeypatch.setattr(ckpt, "rotate", slow)
+        monkeypatch.setattr("time.monotonic", lambda: clock[0])
+        assert trainer.train().step == 3
+        assert "the time limit of 16:40 is reached" in said(trainer)
+
+    def test_no_epochs_are_none(self) -> None:
+        assert tiny_trainer().train(num_epochs=0).step == 0
+
     @pytest.mark.parametrize(
         ("metric", "values"),
         [
@@ -285,6 +301,41 @@ class TestLoaders:
         with pytest.raises(DataError, match=f"a data loader yielded {name}. Fix: yield Batch objects, or "):
             tiny_trainer(train_dataloader=[item]).train()
 
+    @pytest.mark.parametrize(
+        ("src", "tgt", "message"),
+        [
+            ([[7] * 65], [[1, 7, 2]], "a source of 65 tokens is longer than model.max_seq_len (64)"),
+            ([[7, 2]], [[1] + [7] * 65], "a target of 65 tokens is longer than model.max_seq_len (64)"),
+            ([[7, 48]], [[1, 7, 2]], "the source has a token id 48, but the model was made for 48 tokens"),
+            ([[7, 2]], [[1, 50, 2]], "the target has a token id 50, but the model was made for 48 tokens"),
+            ([[7, 2]], [[1, 0, 0]], "no pair has a target token"),
+        ],
+    )
+    def test_what_the_model_cannot_take(self, src: list[list[int]], tgt: list[list[int]], message: str) -> None:
+        pairs = [*self.pairs()[:1], (torch.tensor(src), torch.tensor(tgt))]
+        with pytest.raises(DataError) as caught:
+            tiny_trainer(train_dataloader=pairs).train()
+        assert str(caught.value).startswith(f"batch 1 of the data loader: {message}. Fix: ")
+
+    def test_resuming_one_that_may_shuffle(self, tmp_path: Path) -> None:
+        def trainer(loader: object) -> OptimizedTrainer:
+            return tiny_trainer(tmp_path, train_dataloader=loader, settings={"max_steps": 3})
+
+        trainer(self.pairs()).train()
+        again = trainer(self.pairs())
+        assert again.resume()
+        assert said(again) == (
+            "warning: the training loader begins epoch 1 anew, without its first 3 batches: if it shuffles, some pairs "
+            "come twice and others not at all\n"
+        )
+        assert trainer(tiny_loader()).resume()
+
+    def test_validation_data_that_is_used_up(self) -> None:
+        trainer = tiny_trainer(val_dataloader=iter(self.pairs()), settings={"eval_every": 2, "max_steps": 9})
+        with pytest.raises(ConfigError, match=r"gave no target token at step 4\. Fix: give a loader"):
+            trainer.train()
+        assert trainer.state.best_step == 2
+
     def test_an_empty_one(self) -> None:
         with pytest.raises(ConfigError, match="the training data gave no batch in epoch 1"):
             tiny_trainer(train_dataloader=[]).train()
@@ -312,6 +363,34 @@ class TestLoaders:
 
 
 class TestTrainingTwice:
+    @pytest.mark.parametrize("saved", [False, True], ids=["in memory", "saved"])
+    def test_goes_on_from_the_last_weights(self, saved: bool, tmp_path: Path) -> None:
+        """Rather than from the best ones, or the moving average, with which the first training ended."""
+
+        def trainer(name: str) -> OptimizedTrainer:
+            settings = {"ema_decay": 0.9, "num_epochs": 2}
+            return scripted(tiny_trainer(tmp_path / name if saved else None, settings=settings), [1.0, 2.0, 3.0, 4.0])
+
+        once, twice = trainer("once"), trainer("twice")
+        once.train(num_epochs=3)
+        twice.train(num_epochs=2)
+        twice.train(num_epochs=3)
+        assert same_weights(once.model, dict(twice.model.named_parameters()))
+        assert once.update.average is not None
+        assert twice.update.average is not None
+        for name, average in once.update.average.weights.items():
+            assert torch.equal(average, twice.update.average.weights[name])
+
+    def test_another_training_keeps_the_record_of_the_first(self, tmp_path: Path) -> None:
+        records = []
+        for number in range(3):
+            trainer = tiny_trainer(log_dir=tmp_path, settings={"max_steps": number + 1})
+            trainer.train()
+            records.append((tmp_path / "metrics.jsonl").read_text())
+        assert (tmp_path / "metrics.1.jsonl").read_text() == records[0]
+        assert (tmp_path / "metrics.2.jsonl").read_text() == records[1]
+        assert f"the record of an earlier training is kept as {tmp_path / 'metrics.2.jsonl'}" in said(trainer)
+
     def test_without_folders_it_goes_on(self, tmp_path: Path) -> None:
         trainer = tiny_trainer(log_dir=tmp_path)
         trainer.train(num_epochs=1)

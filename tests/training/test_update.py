@@ -145,6 +145,14 @@ class TestClipping:
         assert sums.grad_norm == pytest.approx(gradient.norm().item()), "told as it was before"
 
 
+def test_without_a_schedule_the_learning_rate_is_the_users() -> None:
+    trainer = tiny_trainer(schedule=None)
+    batches = list(trainer.train_dataloader)
+    trainer.update.optimizer.param_groups[0]["lr"] = 1e-9
+    trainer.train_step(batches[:1], total_steps=10)
+    assert trainer.update.learning_rate == 1e-9
+
+
 def test_each_group_follows_the_schedule() -> None:
     model = tiny_model()
     first, *rest = model.parameters()
@@ -224,6 +232,20 @@ class TestNonFinite:
         assert again.resume()
         assert again.state.step == 3
         assert weights(again.model).isfinite().all()
+
+    def test_weights_that_an_update_made_infinite_are_not_saved(self, tmp_path: Any) -> None:
+        trainer = tiny_trainer(tmp_path, settings={"save_every": 1})
+        step = trainer.train_step
+
+        def overflowing(batches: list[Batch], *, total_steps: int) -> Sums:
+            sums = step(batches, total_steps=total_steps)
+            poison_weight(trainer.model, float("inf"))
+            return sums
+
+        trainer.train_step = overflowing  # type: ignore[method-assign]
+        with pytest.raises(NonFiniteError, match=r"the update of step 1 left numbers in \S+ that are not finite"):
+            trainer.train()
+        assert not list((tmp_path / "checkpoints").glob("*"))
 
     def test_a_validation_that_is_not_finite(self) -> None:
         trainer = tiny_trainer(settings={"max_steps": 2})
