@@ -132,7 +132,7 @@ class DataConfig(Section):
     max_tokens_per_batch: Positive = 4096
     """Token positions of a batch on each side, padding included."""
     layout: Literal["auto", "packed", "padded"] = "auto"
-    """Several pairs to a row of one width (packed), or one to a row (padded); auto packs what is filled by tokens."""
+    """Several pairs to a row of one width (packed), or one to a row (padded); auto packs texts of up to 256 tokens."""
     num_workers: Count = 1
     """Threads that prepare batches ahead of the model; 0 prepares each when it is asked for."""
     prefetch_factor: Positive = 4

@@ -16,6 +16,7 @@ from pytorch_dl.config.load import merged
 from pytorch_dl.config.model_config import Config, CorpusConfig, DataConfig
 from pytorch_dl.dataset.batching import Special, TokenIds
 from pytorch_dl.dataset.loader import BatchLoader
+from pytorch_dl.dataset.packing import WIDEST_ROW
 from pytorch_dl.dataset.planning import Lengths, Planner
 from pytorch_dl.dataset.split import hold_out
 from pytorch_dl.dataset.text_files import PairStream, TextPair, TextSource, is_number, report_dropped
@@ -143,7 +144,7 @@ class DataModule:
             seed=self.seed,
             max_tokens=data.max_tokens_per_batch,
             batch_size=None if data.use_dynamic_batching else self.batch_size,
-            packed=data.use_dynamic_batching and data.layout != "padded",
+            packed=_are_packed(data, longest=int(max(lengths.src[kept].max(), lengths.tgt[kept].max()))),
         )
         return BatchLoader(
             planner,
@@ -167,6 +168,13 @@ class DataModule:
                 f"{loud}{left_out:,} of {total:,} {name} pairs ({share:.2f} %) are longer than "
                 f"data.max_length ({limit}) and left out"
             )
+
+
+def _are_packed(data: DataConfig, *, longest: int) -> bool:
+    """What data.layout means for text whose longest side has so many tokens."""
+    if data.layout == "auto":
+        return data.use_dynamic_batching and longest <= WIDEST_ROW
+    return data.layout == "packed"
 
 
 def texts_of(data: DataConfig, *, seed: int) -> Texts:

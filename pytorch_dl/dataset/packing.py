@@ -12,6 +12,7 @@ from pytorch_dl.dataset.bucketing import Ints
 
 POOL = 1 << 16  # pairs that are packed together
 MIN_WIDTH = 128
+WIDEST_ROW = 256  # beyond it, attention over a row costs more than padding would
 MULTIPLE = 4
 
 

@@ -80,6 +80,29 @@ class TestLeftOut:
             self.said(text, tmp_path, 2)
 
 
+class TestLayout:
+    def is_packed(self, folder: Path, longest: int, **settings: object) -> bool:
+        (folder / "text.tsv").write_text("ab\tba\n" * 9 + "a" * (longest - 1) + "\tb\n")  # and the end mark
+        data = data_config(tokenizer_name="byte", max_length=300, **settings)
+        module = DataModule(str(folder / "text.tsv"), data=data, cache_dir=folder / "cache", report=lambda _: None)
+        module.setup()
+        widths = module.train_dataloader().plan(0).widths
+        return widths is not None
+
+    @pytest.mark.parametrize(
+        ("settings", "longest", "packed"),
+        [
+            ({}, 256, True),
+            ({}, 257, False),
+            ({"layout": "packed"}, 257, True),
+            ({"layout": "padded"}, 3, False),
+            ({"use_dynamic_batching": False}, 3, False),
+        ],
+    )
+    def test_short_text_is_packed(self, settings: dict, longest: int, packed: bool, tmp_path: Path) -> None:
+        assert self.is_packed(tmp_path, longest, **settings) == packed
+
+
 class TestTextsOf:
     def test_nothing_to_train_on(self) -> None:
         with pytest.raises(ConfigError, match=r"there is no training text\. Fix: give --src"):
