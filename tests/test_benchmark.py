@@ -24,7 +24,7 @@ from pytorch_dl.errors import ConfigError, DataError
 SETTINGS = [
     *("model.d_model=16", "model.n_heads=2", "model.num_encoder_layers=1", "model.num_decoder_layers=1"),
     *("model.max_seq_len=64", "data.max_length=64", "data.tokenizer_name=char", "data.vocab_size=300"),
-    *("training.mixed_precision=false", "system.num_threads=1"),
+    *("data.layout=padded", "training.mixed_precision=false", "system.num_threads=1"),
 ]
 PAIRS = 120
 

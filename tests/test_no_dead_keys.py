@@ -201,7 +201,7 @@ def one_corpus(src: str, **options: str) -> Settings:
 WORDS = {"data.train_data_path": "a.tsv", "data.tokenizer_name": "bpe", "data.vocab_size": 270}
 VALIDATED = {**TEXTS, "training.eval_every": 1}
 STALE = {**VALIDATED, "training.eval_decode": 2, "training.early_stopping_metric": "exact_match"}
-THREADS = {**ONE, "data.num_workers": 1, "data.max_tokens_per_batch": 60}
+THREADS = {**ONE, "data.layout": "padded", "data.num_workers": 1, "data.max_tokens_per_batch": 60}
 COSINE = {**TEXTS, "scheduler.name": "cosine"}
 
 CHANGES: dict[str, Change] = {
