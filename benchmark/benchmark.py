@@ -17,8 +17,9 @@ if not __package__:  # run as a file: the checkout's root takes the place of thi
 
 import torch
 
+from benchmark.machine import machine
 from benchmark.measures import NAMES, Amount, Figures, Side, measure
-from benchmark.report import claims_of, machine, table, write_plot
+from benchmark.report import claims_of, table, write_plot
 from benchmark.resident import peak_rss, save
 from benchmark.workload import DATES, Workload, configuration, find_text, prepare, text_settings
 from pytorch_dl.config import Config, get_config

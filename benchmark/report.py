@@ -1,22 +1,12 @@
 """What the measures say about the specification's four claims: a table, a JSON file, a plot."""
 
-import os
-import platform
 import statistics
-import subprocess
 import textwrap
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy
-import tokenizers
-
 from benchmark.measures import NAMES, Figures
-from pytorch_dl.training.run_folder import environment
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -102,22 +92,6 @@ def rounded(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:,.1f}" if value >= 10 else f"{value:,.2f}"
 
 
-def machine() -> dict[str, Any]:
-    """Where and when, with which versions of what."""
-    info = Path("/proc/cpuinfo")
-    models = [line.partition(":")[2].strip() for line in _lines(info) if line.startswith("model name")]
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD") or "unknown",
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "cpu": models[0] if models else platform.processor() or "unknown",
-        "load_average_before": round(os.getloadavg()[0], 2),
-        **environment(),
-        "numpy": numpy.__version__,
-        "tokenizers": tokenizers.__version__,
-    }
-
-
 def write_plot(path: Path, claims: list[Claim], title: str) -> None:
     """A panel for each claim: bars of the medians, dots of the repeats, a line where the claim would be met."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -141,15 +115,3 @@ def write_plot(path: Path, claims: list[Claim], title: str) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     figure.supxlabel("dashed: where the specification's claim would be met; dots: repeats", fontsize=8)
     figure.savefig(path, dpi=150)
-
-
-def _git(*words: str) -> str:
-    try:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
-    except FileNotFoundError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "kill_test.py"
+SCRIPT = Path(__file__).resolve().parent.parent / "benchmark" / "kill_test.py"
 
 
 @pytest.mark.slow

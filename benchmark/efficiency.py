@@ -1,4 +1,4 @@
-"""Measure how full batches are: `python scripts/measure_efficiency.py --data multi30k --out efficiency.json`.
+"""Measure how full batches are: `python benchmark/efficiency.py --data multi30k --out efficiency.json`.
 
 Takes train.en.gz and train.de.gz of the folder, a joint BPE of 8,000, and 4,096 tokens a side; writes for each layout
 the real tokens over all positions of an epoch, both sides together.
@@ -6,9 +6,14 @@ the real tokens over all positions of an epoch, both sides together.
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 
+if not __package__:  # run as a file: the checkout's root takes the place of this folder among the places of modules
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmark.machine import machine
 from pytorch_dl import files
 from pytorch_dl.config.model_config import DataConfig
 from pytorch_dl.dataset.efficient_dataloader import DataModule
@@ -40,7 +45,7 @@ def main() -> None:
             plan = data.train_dataloader().plan(0)
             measured[name] = {"batches": len(plan), "efficiency": round(plan.efficiency, 4)}
     print(json.dumps(measured))
-    files.write_json(arguments.out, measured)
+    files.write_json(arguments.out, {**measured, "machine": machine()})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure the memory of preparing and training: `python scripts/measure_preparation.py --out measurement.json`.
+"""Measure the memory of preparing and training: `python benchmark/preparation.py --out preparation.json`.
 
 Writes synthetic pairs (Zipf words, 5 to 30 to a sentence) to two files, then does what a run does: tokenizer, token
 store, some steps of training. Prints and writes JSON with the seconds and the peaks of resident memory. Linux only.
@@ -8,17 +8,21 @@ import argparse
 import itertools
 import json
 import multiprocessing
+import sys
 import tempfile
 import time
 from pathlib import Path
 
+if not __package__:  # run as a file: the checkout's root takes the place of this folder among the places of modules
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
 import numpy as np
 
+from benchmark.machine import machine
 from pytorch_dl import files
 from pytorch_dl.config import get_config
 from pytorch_dl.config.load import with_values
 from pytorch_dl.dataset.efficient_dataloader import DataModule
-from pytorch_dl.training.run_folder import environment
 from pytorch_dl.training.trainer import create_trainer
 from pytorch_dl.translator import build_model
 
@@ -72,7 +76,7 @@ def main() -> None:
     measured["above_imports_mb"] = measured["peak_rss_mb"] - measured["rss_imports_mb"]
     rounded = {name: round(value, 1) for name, value in measured.items()}
     print(json.dumps(rounded))
-    files.write_json(arguments.out, {**rounded, **environment()})
+    files.write_json(arguments.out, {**rounded, "machine": machine()})
 
 
 def write_pairs(folder: Path, pairs: int) -> None:

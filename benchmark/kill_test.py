@@ -1,6 +1,6 @@
 """Kill a training with SIGKILL again and again, resume it each time, and compare its end with an uninterrupted run.
 
-    python scripts/kill_test.py --kills 20
+    python benchmark/kill_test.py --kills 20
 
 Half of the kills are aimed into the writing of a checkpoint. Prints one line of JSON; exit code 1 when any bit differs
 or more steps were lost than lie between two checkpoints.
@@ -20,8 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+if not __package__:  # run as a file: the checkout's root takes the place of this folder among the places of modules
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmark.machine import machine
 from pytorch_dl.data import dates_file
-from pytorch_dl.files import damage
+from pytorch_dl.files import damage, write_json
 
 STEPS, SAVE_EVERY = 200, 5
 LIFE_SECONDS = 300.0  # a process that makes no progress for so long is stuck
@@ -71,7 +75,7 @@ def main() -> int:
         result = compare(Path(folder), arguments.kills, random.Random(arguments.seed))
     print(json.dumps(result))
     if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(arguments.out, {**result, "machine": machine()})
     return 0 if result["equal"] and result["lost_steps_max"] <= SAVE_EVERY else 1
 
 

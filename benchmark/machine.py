@@ -1,0 +1,43 @@
+"""Where, when and with what a figure was measured: it stands beside each result."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy
+import tokenizers
+
+from pytorch_dl.training.run_folder import environment
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def machine() -> dict[str, Any]:
+    """Machine, time, commit and versions."""
+    info = Path("/proc/cpuinfo")
+    models = [line.partition(":")[2].strip() for line in _lines(info) if line.startswith("model name")]
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _git("rev-parse", "HEAD") or "unknown",
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "cpu": models[0] if models else platform.processor() or "unknown",
+        "load_average_before": round(os.getloadavg()[0], 2),
+        **environment(),
+        "numpy": numpy.__version__,
+        "tokenizers": tokenizers.__version__,
+    }
+
+
+def _git(*words: str) -> str:
+    try:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
