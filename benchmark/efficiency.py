@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=4096)
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     arguments = parser.parse_args()
+    where = machine()
     texts = {
         "train_data_path": str(arguments.data / "train.en.gz"),
         "train_tgt_path": str(arguments.data / "train.de.gz"),
@@ -45,7 +46,7 @@ def main() -> None:
             plan = data.train_dataloader().plan(0)
             measured[name] = {"batches": len(plan), "efficiency": round(plan.efficiency, 4)}
     print(json.dumps(measured))
-    files.write_json(arguments.out, {**measured, "machine": machine()})
+    files.write_json(arguments.out, {**measured, "machine": where})
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ if not __package__:  # run as a file: the checkout's root takes the place of thi
 
 from benchmark.machine import machine
 from pytorch_dl.data import dates_file
-from pytorch_dl.files import damage, write_json
+from pytorch_dl.files import TEMPORARY, damage, write_json
 
 STEPS, SAVE_EVERY = 200, 5
 LIFE_SECONDS = 300.0  # a process that makes no progress for so long is stuck
@@ -71,11 +71,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     parser.add_argument("--out", type=Path, help="JSON file for the result")
     arguments = parser.parse_args()
+    where = machine()
     with tempfile.TemporaryDirectory() as folder:
         result = compare(Path(folder), arguments.kills, random.Random(arguments.seed))
     print(json.dumps(result))
     if arguments.out:
-        write_json(arguments.out, {**result, "machine": machine()})
+        write_json(arguments.out, {**result, "machine": where})
     return 0 if result["equal"] and result["lost_steps_max"] <= SAVE_EVERY else 1
 
 
@@ -156,7 +157,7 @@ def wait_for(process: "subprocess.Popen[str]", run: Path, *, step: int, saving: 
 
 def is_saving(run: Path) -> bool:
     """Whether a checkpoint is being written, or was when its process died."""
-    return any((run / "checkpoints").glob(".pytorch-dl-tmp-*"))
+    return any((run / "checkpoints").glob(f"{TEMPORARY}*"))
 
 
 def last_step(run: Path) -> int:

@@ -32,7 +32,7 @@ def main() -> None:
     arguments = parser.parse_args()
     where = machine()
     with tempfile.TemporaryDirectory() as name:
-        measured = measure(arguments.data, Path(name), arguments.settings)
+        measured = measure(arguments.data.resolve(), Path(name), arguments.settings)
     print(json.dumps(measured))
     files.write_json(arguments.out, {**measured, "settings": arguments.settings, "machine": where})
 

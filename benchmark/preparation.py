@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     arguments = parser.parse_args()
 
+    where = machine()
     measured = {"pairs": arguments.pairs, "rss_imports_mb": memory_mb("VmRSS")}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -76,7 +77,7 @@ def main() -> None:
     measured["above_imports_mb"] = measured["peak_rss_mb"] - measured["rss_imports_mb"]
     rounded = {name: round(value, 1) for name, value in measured.items()}
     print(json.dumps(rounded))
-    files.write_json(arguments.out, {**rounded, "machine": machine()})
+    files.write_json(arguments.out, {**rounded, "machine": where})
 
 
 def write_pairs(folder: Path, pairs: int) -> None:

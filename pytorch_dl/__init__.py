@@ -8,13 +8,19 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Config", "Translator", "__version__", "get_config", "load", "load_config"]
+_HOMES = {
+    "Config": "pytorch_dl.config",
+    "get_config": "pytorch_dl.config",
+    "load_config": "pytorch_dl.config",
+    "Translator": "pytorch_dl.translator",
+    "load": "pytorch_dl.translator",
+}
 
 
 def __getattr__(name: str) -> object:
     """Import the public names when they are asked for: `import pytorch_dl` alone does not load torch."""
     import importlib
 
-    for module in ("config", "translator"):
-        if name in __all__ and hasattr(found := importlib.import_module(f"pytorch_dl.{module}"), name):
-            return getattr(found, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -12,7 +12,7 @@ from pytorch_dl.config import Config
 from pytorch_dl.dataset.compression import check_file
 from pytorch_dl.dataset.efficient_dataloader import read_pairs, source
 from pytorch_dl.dataset.text_lines import decode, read_lines
-from pytorch_dl.errors import ConfigError
+from pytorch_dl.errors import ConfigError, DataError
 from pytorch_dl.evaluation.report import score_lines
 from pytorch_dl.files import write_file
 from pytorch_dl.generation.generate import SearchSettings
@@ -45,7 +45,9 @@ def translate_lines(
     if file and texts:
         raise ConfigError(f"--text and the file {file} exclude each other", fix="give one of them")
     settings = SearchSettings(beam_size=max(beam, nbest), n_best=nbest, length_penalty=length_penalty)
-    lines = texts or _lines(file)  # before the model is loaded: a missing file shows at once
+    if file and not file.exists():
+        raise DataError("no such file", where=str(file), fix="correct the path; a line to translate goes with --text")
+    lines = texts or _lines(file)  # before the model is loaded: a file that is none shows at once
     translator = load(run, device=device)
     if not texts and file is None and sys.stdin.isatty():
         converse(translator, settings, as_json=as_json)

@@ -18,15 +18,16 @@ from typing import Any
 from pytorch_dl.errors import ResourceError
 
 MANIFEST = "manifest.json"
-_TEMPORARY = ".pytorch-dl-tmp-"
+TEMPORARY = ".pytorch-dl-tmp-"
 _ASIDE = ".pytorch-dl-old-"
-_LEFTOVER = re.compile(rf"({re.escape(_TEMPORARY)}|{re.escape(_ASIDE)})(.+)\.[0-9]+")  # nothing of another program
+_LEFTOVER = re.compile(rf"({re.escape(TEMPORARY)}|{re.escape(_ASIDE)})(.+)\.[0-9]+")  # nothing of another program
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell the system's error number
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WAYS_OUT = {
     **dict.fromkeys(DISK_FULL, "free some space and run again"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a folder that you may write to"),
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR), "choose another folder"),
+    errno.ENAMETOOLONG: "choose a shorter name",
     errno.EIO: "check the disk and run again",
 }
 
@@ -38,11 +39,12 @@ def write_file(path: Path, content: bytes | str) -> None:
     """
     content = content.encode() if isinstance(content, str) else content
     with _disk_errors(path):
-        if path.exists() and not path.is_file():
-            path.write_bytes(content)
+        if str(path.parent) in ("/dev", "/dev/fd") or (path.exists() and not path.is_file()):
+            with open(path, "ab") as file:  # /dev/stdout may lead to a file, which holds more than this
+                file.write(content)
             return
         path = Path(os.path.realpath(path))
-        temporary = path.with_name(f"{_TEMPORARY}{path.name}.{os.getpid()}")
+        temporary = path.with_name(f"{TEMPORARY}{path.name}.{os.getpid()}")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(temporary, "wb") as file:
@@ -66,7 +68,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     An existing `path` is replaced. After an exception or a kill, `path` is as it was before.
     """
-    temporary = path.with_name(f"{_TEMPORARY}{path.name}.{os.getpid()}")
+    temporary = path.with_name(f"{TEMPORARY}{path.name}.{os.getpid()}")
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -118,7 +120,7 @@ def sha256(path: Path) -> str:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete what a killed process left in `folder`; a folder that had just stepped aside comes back."""
-    for leftover in [*folder.glob(f"{_ASIDE}*"), *folder.glob(f"{_TEMPORARY}*")]:
+    for leftover in [*folder.glob(f"{_ASIDE}*"), *folder.glob(f"{TEMPORARY}*")]:
         parts = _LEFTOVER.fullmatch(leftover.name)
         if parts is None:
             continue

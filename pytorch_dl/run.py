@@ -12,12 +12,19 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from pytorch_dl.config import Config
+from pytorch_dl.config.model_config import TrainingConfig
 from pytorch_dl.dataset.check import CheckReport, check
-from pytorch_dl.dataset.efficient_dataloader import DataModule, read_pairs, source, texts_of
+from pytorch_dl.dataset.efficient_dataloader import (
+    DataModule,
+    read_pairs,
+    require_training_text,
+    source,
+    texts_of,
+)
 from pytorch_dl.dataset.text_files import TextPair
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.errors import DataError, Interrupted
-from pytorch_dl.evaluation.metrics import Score, bleu, chrf, exact_match
+from pytorch_dl.evaluation.metrics import Score, bleu, chrf, exact_match, has_four_grams
 from pytorch_dl.evaluation.report import score, score_lines, write_report
 from pytorch_dl.files import RunLock, new_folder, remove_leftovers, write_file, write_json
 from pytorch_dl.generation.generate import SearchSettings
@@ -67,6 +74,7 @@ def begin(config: Config, out: Path, *, progress: Progress, beam_size: int | Non
     """
     folder = RunFolder(out)
     folder.refuse_another()
+    require_training_text(config.data)
     tokenizers = _check_before(config, progress.say) if beam_size else None
     folder.create(config, beam_size=beam_size)
     if tokenizers:
@@ -99,7 +107,9 @@ def train(folder: RunFolder, *, progress: Progress) -> None:
         model = build_model(config, data.tokenizers)
         progress.say(f"model: {model.num_parameters():,} parameters on {next(model.parameters()).device}")
         val = data.val_dataloader()
-        decode = _decoder(data, count=config.training.eval_decode) if config.training.eval_decode else None
+        if val is None:
+            progress.say("no validation text: the last weights are kept; --split N holds N pairs out to validate on")
+        decode = _decoder(data, config.training) if config.training.eval_decode else None
         trainer = create_trainer(
             model=model,
             train_dataloader=data.train_dataloader(),
@@ -115,6 +125,7 @@ def train(folder: RunFolder, *, progress: Progress) -> None:
         with new_folder(folder.model) as temporary:
             save_file(ckpt.model_weights(model), temporary / ckpt.MODEL)
             write_json(temporary / "origin.json", {"best_step": state.best_step, "last_step": state.step})
+        progress.say(f"kept for use: the weights of step {state.best_step:,} of {state.step:,}")
 
 
 def evaluate_run(folder: RunFolder, *, beam_size: int, progress: Progress) -> list[Score]:
@@ -193,24 +204,23 @@ def _evaluation_text(config: Config, say: Say) -> tuple[str, list[TextPair]]:
     return "validation", read_pairs(texts_of(data, seed=config.system.seed).val, say)
 
 
-def _decoder(data: DataModule, *, count: int) -> Decode | None:
+def _decoder(data: DataModule, training: TrainingConfig) -> Decode | None:
     """Greedy translation of the first validation pairs, for the scores and samples of each validation."""
     store, tokenizers = data.val_store, data.tokenizers
     if store is None:
         return None
-    some = range(min(count, len(store)))
+    some = range(min(training.eval_decode, len(store)))
     sources = tokenizers.src.decode_batch([store.src(index).tolist() for index in some])
     references = tokenizers.tgt.decode_batch([store.tgt(index).tolist() for index in some])
+    metrics = {"bleu": bleu, "chrf": chrf, "exact_match": exact_match}
+    if not has_four_grams(references) and training.early_stopping_metric != "bleu":
+        del metrics["bleu"]
 
     def decode(model: OptimizedTransformer, poll: Callable[[], None]) -> Decoded:
         settings = SearchSettings(beam_size=1)
         found = Translator(model, tokenizers).hypotheses(sources, settings, progress=lambda _: poll())
         texts = [best[0].text for best in found]
-        scores = {
-            "bleu": bleu(texts, references).value,
-            "chrf": chrf(texts, references).value,
-            "exact_match": exact_match(texts, references).value,
-        }
+        scores = {name: metric(texts, references).value for name, metric in metrics.items()}
         samples = [Sample(*sample) for sample in zip(sources, references, texts, strict=True)]
         return Decoded(scores, samples[:SAMPLES])
 

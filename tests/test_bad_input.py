@@ -245,7 +245,9 @@ ARGUMENTS = [
     case("penalty", nothing, "translate done --length-penalty 99 -t a", 2, "length_penalty is 99", "from 0 to 10"),
     case("device", nothing, "translate done --device tpu -t a", 2, "unknown device 'tpu'"),
     case("encoding", nothing, "translate done -t \udcff", 2, r"the argument b'\xff' is not UTF-8"),
-    case("file", nothing, "translate done no.txt", 3, "no.txt: no such file"),
+    case(
+        "file", nothing, "translate done no.txt", 3, "no.txt: no such file. Fix: correct the path; a line to translate"
+    ),
     case("both", nothing, "translate done good.src -t a", 2, "--text and the file good.src exclude each other"),
     case("bytes", write("a.txt", b"ab\ncd \xff"), "translate done a.txt", 3, "a.txt:2:4: byte 0xff is not UTF-8"),
     case("references", append("good.tgt", b"x\n"), "evaluate done --src good.src --ref good.tgt", 3, "60", "61"),

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from tiny_runs import TINY, Result, call, child, command, environment, pairs, records, snapshot, write_tsv
 
+import pytorch_dl
 from pytorch_dl.config import get_config, load_config
 from pytorch_dl.config.templates import TEMPLATES
 from pytorch_dl.training import checkpoint as ckpt
@@ -68,6 +69,11 @@ class TestHelp:
         result = call(capsys)
         assert (result.code, result.err) == (2, "")
         assert "Usage: pytorch-dl" in result.out
+
+    @pytest.mark.parametrize("name", [name for name in pytorch_dl.__all__ if name != "__version__"])
+    def test_public_names_are_what_they_say(self, name):
+        code = f"from pytorch_dl import {name}; assert {name}.__name__ == '{name}' and callable({name})"
+        subprocess.run([sys.executable, "-c", code], check=True, env=environment())
 
     def test_loads_no_torch(self):
         code = "import pytorch_dl.cli, sys; assert 'torch' not in sys.modules, 'help would be slow'"
@@ -201,7 +207,7 @@ class TestRun:
 
         monkeypatch.setattr("pytorch_dl.run.check_texts", stop)
         result = call(capsys, "run", "--src", write_tsv(tmp_path / "text.tsv"), "--out", tmp_path / "run", *SHORT)
-        line = "pytorch-dl: error: interrupted before anything had to be saved. Fix: run it again.\n"
+        line = "pytorch-dl: interrupted before anything had to be saved. Fix: run it again.\n"
         assert result == Result(75, "", line)
         assert not (tmp_path / "run").exists()
 
@@ -392,6 +398,15 @@ class TestTranslate:
         assert (process.returncode, process.stderr) == (0, b"")
 
 
+class TestNoText:
+    @pytest.mark.parametrize("command", [["run"], ["train", "empty.yaml"]], ids=lambda words: words[0])
+    def test_leaves_no_folder(self, command, tmp_path, capsys, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        Path("empty.yaml").touch()
+        assert call(capsys, *command).code == 2
+        assert not Path("runs").exists()
+
+
 class TestEvaluate:
     def test_scores_two_files(self, tiny_run, tmp_path, capsys):
         src, ref = two_files(tmp_path, "test", 9, first=100)
@@ -399,7 +414,8 @@ class TestEvaluate:
         result = call(capsys, "evaluate", tiny_run, *options)
         assert result.code == 0, result.err
         assert result.out.startswith("9 pairs, beam 1, length penalty 1\n")
-        for name in ("BLEU", "chrF2", "exact match", "token error rate", "character error rate", "perplexity"):
+        assert "BLEU" not in result.out, "of references of one word it would always be 0"
+        for name in ("chrF2", "exact match", "token error rate", "character error rate", "perplexity"):
             assert f"\n{name} " in result.out
         translated = call(capsys, "translate", tiny_run, src, "--beam", 1)
         assert (tmp_path / "out.txt").read_text() == translated.out
@@ -527,7 +543,8 @@ class TestProcess:
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=120)
         assert process.returncode == 75, err
-        assert len([line for line in err.splitlines() if line.startswith("pytorch-dl: error: ")]) == 1
+        (line,) = (line for line in err.splitlines() if line.startswith("pytorch-dl: "))
+        assert line.startswith(f"pytorch-dl: {tmp_path / 'broken'}: stopped by signal 15 at step ")
         assert "Traceback" not in err
         assert child("resume", tmp_path / "broken", cwd=tmp_path).code == 0
         assert call(capsys, *arguments, "--out", tmp_path / "whole").code == 0
@@ -562,7 +579,7 @@ class TestProcess:
         )
         assert done.returncode == 75, done.stderr
         last = done.stderr.splitlines()[-1]
-        assert last == "pytorch-dl: error: run: interrupted. Fix: go on with `pytorch-dl resume run`."
+        assert last == "pytorch-dl: run: interrupted. Fix: go on with `pytorch-dl resume run`."
         assert "Traceback" not in done.stderr
 
     def test_bits_do_not_depend_on_the_process(self):

@@ -199,6 +199,13 @@ class TestNoPlainFile:
         os.close(reader)
         assert (tmp_path / "pipe").is_fifo()
 
+    def test_standard_output_keeps_what_it_has(self, tmp_path: Path) -> None:
+        code = "from pathlib import Path; from pytorch_dl.files import write_file; print('first', flush=True)\n"
+        code += "write_file(Path('/dev/stdout'), 'second\\n'); print('third')"
+        with open(tmp_path / "out", "a") as out:
+            subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+        assert (tmp_path / "out").read_text() == "first\nsecond\nthird\n"
+
     def test_a_folder_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "folder").mkdir()
         with pytest.raises(ResourceError, match=r"folder: cannot write here: Is a directory"):

@@ -43,7 +43,7 @@ class Result(NamedTuple):
 
     @property
     def error_lines(self) -> list[str]:
-        return [line for line in self.err.splitlines() if line.startswith("pytorch-dl: error: ")]
+        return [line for line in self.err.splitlines() if line.startswith("pytorch-dl: ")]
 
 
 def pairs(count: int, *, first: int = 0) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytorch_dl.config.model_config import Config, DataConfig
+    from pytorch_dl.config.model_config import Config, CorpusConfig, DataConfig
 
 
 def contradictions(config: "Config") -> list[str]:
@@ -41,19 +41,23 @@ def _text(data: "DataConfig") -> Iterator[str]:
     for name in ("train", "val", "test"):
         if getattr(data, f"{name}_tgt_path") and not getattr(data, f"{name}_data_path"):
             yield f"data.{name}_tgt_path is set without data.{name}_data_path"
-    for kind, src, tgt in (("suffix", data.src_suffix, data.tgt_suffix), ("column", data.src_column, data.tgt_column)):
-        if bool(src) != bool(tgt):
-            yield f"data.src_{kind} ({src}) and data.tgt_{kind} ({tgt}) go together"
-        elif src and src == tgt:
-            yield f"data.src_{kind} and data.tgt_{kind} are both {src!r}: the model would learn to copy"
-    if data.src_suffix and data.src_column:
-        yield f"data.src_suffix ({data.src_suffix}) and data.src_column ({data.src_column}) exclude each other"
+    yield from _sides(data, "data")
+    for number, corpus in enumerate(data.corpora):
+        yield from _sides(corpus, f"data.corpora.{number}")
     if data.train_data_path and data.train_data_path == data.train_tgt_path:
         path = data.train_data_path
         yield f"data.train_data_path and data.train_tgt_path are both {path!r}: the model would learn to copy"
     if data.val_split and data.val_data_path:
         split, path = data.val_split, data.val_data_path
         yield f"data.val_split ({split}) and data.val_data_path ({path}) both give a validation set"
+
+
+def _sides(text: "DataConfig | CorpusConfig", name: str) -> Iterator[str]:
+    for kind, src, tgt in (("suffix", text.src_suffix, text.tgt_suffix), ("column", text.src_column, text.tgt_column)):
+        if bool(src) != bool(tgt):
+            yield f"{name}.src_{kind} ({src}) and {name}.tgt_{kind} ({tgt}) go together"
+        elif src and src == tgt:
+            yield f"{name}.src_{kind} and {name}.tgt_{kind} are both {src!r}: the model would learn to copy"
 
 
 def _batches(data: "DataConfig") -> Iterator[str]:

@@ -86,6 +86,18 @@ def to_yaml(config: Config) -> str:
     return yaml.dump(config.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20)
 
 
+def to_described_yaml(config: Config) -> str:
+    """Write the same as `to_yaml`, with a line above each setting that says what it is."""
+    lines = []
+    for name in Config.model_fields:
+        section: Section = getattr(config, name)
+        lines += [f"{name}:  # {type(section).__doc__}"]
+        for key, field in type(section).model_fields.items():
+            dumped = yaml.dump({key: section.model_dump()[key]}, Dumper=_Dumper, allow_unicode=True, width=1 << 20)
+            lines += [f"  # {field.description}", *(f"  {line}" for line in dumped.splitlines())]
+    return "\n".join(lines) + "\n"
+
+
 def to_json(config: Config) -> str:
     """Write every setting as JSON that `load_config` reads back to an equal config."""
     return json.dumps(config.model_dump(), indent=2, ensure_ascii=False)

@@ -128,7 +128,7 @@ class DataConfig(Section):
     max_length: Positive = 128
     """Longest side of a pair in tokens, end mark included; longer pairs are left out and counted."""
     use_dynamic_batching: bool = True
-    """Fill batches by tokens with pairs of like length, rather than take batch_size pairs at random."""
+    """Fill batches by tokens, as `layout` says, rather than take batch_size pairs at random."""
     max_tokens_per_batch: Positive = 4096
     """Token positions of a batch on each side, padding included."""
     layout: Literal["auto", "packed", "padded"] = "auto"

@@ -40,8 +40,8 @@ class Batch:
         tgt_in, labels = tgt[:, :-1], tgt[:, 1:]
         real = labels != pad_id
         src_segments = (src != pad_id).long()
-        for name, segments in (("source", src_segments), ("target", real.long())):
-            _refuse_gaps(segments, name, pad_id=pad_id, first_pair=first_pair)
+        for name, tokens in (("source", src), ("target", tgt)):
+            _refuse_gaps((tokens != pad_id).long(), name, pad_id=pad_id, first_pair=first_pair)
         if (empty := real.any(1) & ~src_segments.any(1)).any():
             row = int(empty.nonzero()[0])
             raise DataError(f"pair {first_pair + row} has a target but no source token", fix="leave it out")

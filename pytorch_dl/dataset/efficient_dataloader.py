@@ -177,16 +177,26 @@ def _are_packed(data: DataConfig, *, longest: int) -> bool:
     return data.layout == "packed"
 
 
-def texts_of(data: DataConfig, *, seed: int) -> Texts:
-    """The training corpora, and the validation text or what is held out for it."""
+def require_training_text(data: DataConfig) -> None:
+    """Raise when the configuration names none."""
     if not data.train_data_path and not data.corpora:
         raise ConfigError("there is no training text", fix="give --src (and --tgt), or set data.train_data_path")
+
+
+def texts_of(data: DataConfig, *, seed: int) -> Texts:
+    """The training corpora, and the validation text or what is held out for it."""
+    require_training_text(data)
     first = [CorpusConfig(src=data.train_data_path, tgt=data.train_tgt_path)] if data.train_data_path else []
-    train: Sequence[PairStream] = [_corpus(data, corpus) for corpus in (*first, *data.corpora)]
+    train: Sequence[TextSource] = [_corpus(data, corpus) for corpus in (*first, *data.corpora)]
+    val = [source(data, data.val_data_path, data.val_tgt_path)] if data.val_data_path else []
+    if data.src_column and not any(text.src_column for text in (*train, *val)):
+        raise ConfigError(
+            f"data.src_column ({data.src_column}) is for none of the texts: {', '.join(text.name for text in train)}",
+            fix="columns have numbers in TSV, names in CSV, JSON lines and Parquet, and two files have none",
+        )
     if data.val_split:
         kept, held_out = hold_out(train, count=data.val_split, seed=seed)
         return Texts(list(kept), [held_out])
-    val = [source(data, data.val_data_path, data.val_tgt_path)] if data.val_data_path else []
     return Texts(list(train), list(val))
 
 
@@ -202,15 +212,16 @@ def read_pairs(streams: Iterable[PairStream], report: Callable[[str], None]) -> 
 def source(data: DataConfig, src: str, tgt: str | None, *, weight: float = 1.0) -> TextSource:
     """A text that is read as the configuration says.
 
-    The suffixes are for what is no file, the columns for a form that can have them: numbers for TSV, names for others.
-    Of the training text the columns are never left out: there they are meant.
+    The suffixes are for what is no file. The columns are for the training text, for what has its form, and for any form
+    that can have them: numbers for TSV, names for others.
     """
     text = TextSource(src, tgt, weight=weight, on_blank=data.on_blank)
     if data.src_suffix and text.form not in ("two files", "Hugging Face") and not os.path.isfile(src):
         return replace(text, src_suffix=data.src_suffix, tgt_suffix=data.tgt_suffix)
     columns = [column for column in (data.src_column, data.tgt_column) if column]
     fits = all(is_number(column) == (text.form == "TSV") for column in columns)
-    if text.form == "two files" or not (fits or src == data.train_data_path):
+    alike = data.train_data_path is not None and text.form == TextSource(data.train_data_path).form
+    if text.form == "two files" or not (fits or alike):
         return text
     return replace(text, src_column=data.src_column, tgt_column=data.tgt_column)
 

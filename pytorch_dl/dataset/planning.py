@@ -105,7 +105,8 @@ class Planner:
         widths = Widths.fitting(lengths.src, lengths.tgt, self.max_tokens)
         rows = [pairs[row] for row in pack_rows(lengths.src, lengths.tgt, widths)]
         rows = [rows[index] for index in rng.permutation(len(rows))]
-        per_batch = max(1, self.max_tokens // max(widths))
+        batches = -(-len(rows) // max(1, self.max_tokens // max(widths)))
+        per_batch = -(-len(rows) // batches)  # all alike: no last batch that is nearly empty
         batch_starts = np.append(np.arange(0, len(rows), per_batch), len(rows))
         positions = (len(batch_starts) - 1) * per_batch * sum(widths)
         efficiency = float((lengths.src.sum() + lengths.tgt.sum()) / positions)

@@ -38,9 +38,10 @@ def _load_fast(name: str) -> Any:
         import transformers
     except ImportError as error:
         raise ConfigError(
-            f"the pretrained tokenizer {name!r} needs transformers, which is not installed",
+            f"{name!r} is none of bpe, unigram, char and byte, and a pretrained tokenizer needs transformers, which is "
+            "not installed",
             where="data.tokenizer_name",
-            fix="pip install 'pytorch-dl[hf]'",
+            fix="choose one of the four, or pip install 'pytorch-dl[hf]'",
         ) from error
     local = Path(name).is_dir()
     place = str(Path(name).absolute()) if local else name

@@ -25,6 +25,14 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
     return _sacrebleu("BLEU", BLEU(), hypotheses, references)
 
 
+def has_four_grams(texts: Sequence[str]) -> bool:
+    """Whether any text has four tokens, without which BLEU has nothing to compare and is 0."""
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+    tokenize: Callable[[str], str] = Tokenizer13a()
+    return any(len(tokenize(text).split()) >= 4 for text in texts)
+
+
 def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
     """Corpus chrF2 (Popovic 2016) as sacrebleu computes it: character 6-grams, beta 2, cased, no word n-grams."""
     from sacrebleu.metrics import CHRF

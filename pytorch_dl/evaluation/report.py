@@ -10,6 +10,7 @@ from pytorch_dl.evaluation.metrics import (
     character_error_rate,
     chrf,
     exact_match,
+    has_four_grams,
     perplexity,
     token_error_rate,
 )
@@ -17,9 +18,12 @@ from pytorch_dl.files import write_file, write_json
 
 
 def score(hypotheses: Sequence[str], references: Sequence[str], *, nll: float, num_tokens: int) -> list[Score]:
-    """All scores of a test set; nll is the references' negative log-likelihood in nats, summed over their tokens."""
+    """All scores of a test set; nll is the references' negative log-likelihood in nats, summed over their tokens.
+
+    BLEU is left out where the references are too short for it.
+    """
     return [
-        bleu(hypotheses, references),
+        *([bleu(hypotheses, references)] if has_four_grams(references) else []),
         chrf(hypotheses, references),
         exact_match(hypotheses, references),
         token_error_rate(hypotheses, references),

@@ -4,6 +4,7 @@ checkpoints/step-00001200/   model.safetensors  optimizer.safetensors  [average.
 """
 
 import contextlib
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from pytorch_dl.files import damage, new_folder, remove_leftovers, write_json
 
 MODEL, OPTIMIZER, AVERAGE, STATE = "model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"
 _NAME = "step-{:08d}"
+_NUMBER = "#number"  # ends the name of optimizer state that is a plain number
 _LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # optimizer state of a parameter's own shape
 
 
@@ -96,7 +98,7 @@ def rotate(folder: Path, *, keep: int, keep_validated: int, protected: int) -> N
 
 def validated(folder: Path, count: int) -> list[Path]:
     """The newest whole checkpoints that were written at a validation, not by a signal or in between."""
-    return [path for path in _validated(folder)[:count] if damage(path) is None]
+    return list(itertools.islice((path for path in _validated(folder) if damage(path) is None), count))
 
 
 def _validated(folder: Path) -> list[Path]:
@@ -186,7 +188,7 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Pat
     if saved_kind != kind:
         raise CheckpointError(f"was written by the optimizer {saved_kind}, not {kind}", where=where)
     parameters = dict(model.named_parameters())
-    states: dict[str, dict[str, Tensor]] = {}
+    states: dict[str, dict[str, Tensor | float]] = {}
     for key, tensor in tensors.items():
         name, _, part = key.rpartition("/")
         if name not in parameters:
@@ -194,7 +196,8 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Pat
         _check_tensor(
             key, tensor, expected=parameters[name].shape if part in _LIKE_PARAMETER else tensor.shape, where=where
         )
-        states.setdefault(name, {})[part] = tensor
+        number = part.endswith(_NUMBER) and not tensor.ndim
+        states.setdefault(name, {})[part.removesuffix(_NUMBER)] = tensor.item() if number else tensor
     names = {parameter: name for name, parameter in parameters.items()}
     order = [names.get(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     by_index = {index: states[name] for index, name in enumerate(order) if name in states}
@@ -223,14 +226,17 @@ def _distinct(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
-        for kind, value in optimizer.state.get(parameter, {}).items():
-            if value is None:  # such as a momentum that is switched off
-                continue
-            if not isinstance(value, Tensor):
+        for part, value in optimizer.state.get(parameter, {}).items():
+            key = f"{name}/{part}"
+            if isinstance(value, Tensor):
+                tensors[key] = value.contiguous()
+            elif isinstance(value, int | float):
+                exact = torch.float64 if isinstance(value, float) else torch.int64
+                tensors[key + _NUMBER] = torch.tensor(value, dtype=exact)
+            elif value is not None:  # None: such as a momentum that is switched off
                 raise ConfigError(
-                    f"{type(optimizer).__name__} keeps {kind!r} of {name} as {type(value).__name__}, not as a tensor: "
-                    "it could not be resumed",
+                    f"{type(optimizer).__name__} keeps {part!r} of {name} as {type(value).__name__}, neither tensor "
+                    "nor number: it could not be resumed",
                     fix="use another optimizer, or train without a checkpoint_dir",
                 )
-            tensors[f"{name}/{kind}"] = value.contiguous()
     return tensors

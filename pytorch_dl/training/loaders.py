@@ -38,24 +38,26 @@ def batches_from(loader: object, epoch: int, start: int, *, model: OptimizedTran
 
 def _refuse_misfit(batch: Batch, model: OptimizedTransformer, *, where: str) -> None:
     """Say what of a batch that we did not make the model cannot take."""
-    for side, tokens, vocabulary in (
-        ("source", batch.src, model.src_embedding.num_embeddings),
-        ("target", batch.tgt_in, model.tgt_embedding.num_embeddings),
+    if not batch.num_tgt_tokens:
+        raise DataError("no pair has a target token", where=where, fix="leave such a batch out")
+    labels = batch.labels.where(batch.tgt_segments > 0, 0)
+    for side, ids, positions, embedding in (
+        ("source", (batch.src,), batch.src_positions, model.src_embedding),
+        ("target", (batch.tgt_in, labels), batch.tgt_positions, model.tgt_embedding),
     ):
-        if tokens.size(1) > model.max_seq_len:
+        if (longest := int(positions.max()) + 1) > model.max_seq_len:
             raise DataError(
-                f"a {side} of {tokens.size(1)} tokens is longer than model.max_seq_len ({model.max_seq_len})",
+                f"a {side} of {longest} tokens is longer than model.max_seq_len ({model.max_seq_len})",
                 where=where,
                 fix="cut it, leave it out, or make the model with a larger max_seq_len",
             )
-        if (largest := int(tokens.max())) >= vocabulary:
-            raise DataError(
-                f"the {side} has a token id {largest}, but the model was made for {vocabulary:,} tokens",
-                where=where,
-                fix="make the model with the size of the tokenizer's vocabulary",
-            )
-    if not batch.num_tgt_tokens:
-        raise DataError("no pair has a target token", where=where, fix="leave such a batch out")
+        for id in (bound for tokens in ids for bound in (int(tokens.min()), int(tokens.max()))):
+            if not 0 <= id < embedding.num_embeddings:
+                raise DataError(
+                    f"the {side} has a token id {id}, but the model was made for {embedding.num_embeddings:,} tokens",
+                    where=where,
+                    fix="make the model with the size of the tokenizer's vocabulary",
+                )
 
 
 def _as_batch(item: object, *, pad_id: int, first_pair: int) -> Batch:

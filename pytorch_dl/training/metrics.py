@@ -21,7 +21,7 @@ import torch
 from pytorch_dl.config.model_config import LoggingConfig
 from pytorch_dl.files import write_file
 
-METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
+METRICS, TIMING, WANDB_ID = "metrics.jsonl", "timing.jsonl", "wandb_id"
 Record = Mapping[str, Any]
 
 
@@ -82,7 +82,7 @@ class WandB:
 
 def _wandb_id(folder: Path) -> str:
     """The name under which a resumed training goes on with its curves, kept beside them."""
-    path = folder / "wandb_id"
+    path = folder / WANDB_ID
     if not path.exists():
         write_file(path, secrets.token_hex(8))
     return path.read_text().strip()
@@ -107,14 +107,16 @@ def make_trackers(config: LoggingConfig, folder: Path, *, first_step: int, setti
 
 
 def set_record_aside(folder: Path) -> Path | None:
-    """Rename the record of an earlier training, which a new one would empty; returns its new path."""
+    """Rename the records of an earlier training, which a new one would empty or go on with; returns the new path."""
     record = folder / METRICS
     if not record.exists() or not record.stat().st_size:
         return None
-    names = (folder / f"metrics.{number}.jsonl" for number in itertools.count(1))
-    aside = next(path for path in names if not path.exists())
-    record.rename(aside)
-    return aside
+    number = next(n for n in itertools.count(1) if not (folder / f"metrics.{n}.jsonl").exists())
+    for name in (TIMING, METRICS):
+        if (folder / name).exists():
+            (folder / name).rename(folder / f"{Path(name).stem}.{number}.jsonl")
+    (folder / WANDB_ID).unlink(missing_ok=True)
+    return folder / f"metrics.{number}.jsonl"
 
 
 class MetricsLog:

@@ -13,6 +13,7 @@ from pytorch_dl.training.progress import Progress, Sample, duration
 from pytorch_dl.training.train_state import Sums, TrainState
 
 SAMPLES_SHOWN = 3
+SECONDS_BETWEEN_EPOCHS = 15.0  # of a small text there may be several epochs a second
 
 
 class Reporter:
@@ -25,6 +26,7 @@ class Reporter:
         self._log: MetricsLog | None = None
         self._since = time.monotonic()
         self._tokens = 0
+        self._epoch_told = -SECONDS_BETWEEN_EPOCHS
 
     def open(self, state: TrainState) -> Self:
         """Open the files, cut back to where they were at the state's checkpoint."""
@@ -86,9 +88,12 @@ class Reporter:
         """Report a finished epoch."""
         values = {"epoch": state.epoch, "steps": sums.steps, **_losses(sums), "efficiency": sums.efficiency}
         self._write(state.step, "epoch", values)
+        if time.monotonic() - self._epoch_told < SECONDS_BETWEEN_EPOCHS:
+            return
+        self._epoch_told = time.monotonic()
         self.say(
             f"epoch {state.epoch}: {sums.steps:,} steps, training loss {values['nll']:.3f}, "
-            f"batches {sums.efficiency:.1%} full, {duration(state.seconds)}"
+            f"batches {sums.efficiency:.1%} full, after {duration(state.seconds)}"
         )
 
     def validation(

@@ -159,8 +159,8 @@ class OptimizedTrainer:
         return sums
 
     def validate(self) -> tuple[dict[str, float], Sequence[Sample]]:
-        """What `validation.validate` finds; of the moving average of the weights, where there is one."""
-        average = self.update.average
+        """What `validation.validate` finds; while training, of the moving average of the weights where there is one."""
+        average = None if self._has_best else self.update.average
         if average:
             average.swap(self.model)
         try:
@@ -192,7 +192,9 @@ class OptimizedTrainer:
         return True
 
     def save(self) -> None:
-        """Write a checkpoint of this step, where there is a folder for it."""
+        """Write a checkpoint of this step, where there is a folder for it; not once the model has its best weights."""
+        if self._has_best:
+            return  # the last weights are saved already
         self.state.metrics_position = self.reporter.position(self.state)
         self.checkpoints.save(self.state)
 
@@ -242,6 +244,8 @@ class OptimizedTrainer:
     def _finish(self, reason: str) -> None:
         """Validate and save the last step, and use the best weights."""
         self.reporter.say(f"training ended: {reason}")
+        if not self.state.step:
+            return
         if self.state.validated_step < self.state.step:
             self._validate_and_note()
             self.save()
@@ -263,7 +267,7 @@ class OptimizedTrainer:
                 self.checkpoint_dir,
                 self.state,
                 self.settings,
-                validate=self._validate_as_it_is,
+                validate=lambda: self.validate()[0][self.settings.early_stopping_metric],
                 say=self.reporter.say,
             )
 
@@ -276,15 +280,6 @@ class OptimizedTrainer:
         elif self.update.average:
             self.update.average.swap(self.model)
         self._has_best = False
-
-    def _validate_as_it_is(self) -> float:
-        """Validate the model's own weights rather than their moving average."""
-        average, self.update.average = self.update.average, None
-        try:
-            values, _ = self.validate()
-        finally:
-            self.update.average = average
-        return values[self.settings.early_stopping_metric]
 
     def _require_scores(self) -> None:
         metric = self.settings.early_stopping_metric

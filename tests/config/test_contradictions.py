@@ -49,8 +49,12 @@ CASES: list[tuple[Changes, str]] = [
         "data.src_column and data.tgt_column are both 'text': the model would learn to copy",
     ),
     (
-        {"data": {"src_suffix": "en", "tgt_suffix": "de", "src_column": 1, "tgt_column": 2}},
-        "data.src_suffix (en) and data.src_column (1) exclude each other",
+        {"data": {"corpora": [{"src": "a", "tgt": "b"}, {"src": "c", "src_suffix": "en"}]}},
+        "data.corpora.1.src_suffix (en) and data.corpora.1.tgt_suffix (None) go together",
+    ),
+    (
+        {"data": {"corpora": [{"src": "a.csv", "src_column": "q", "tgt_column": "q"}]}},
+        "data.corpora.0.src_column and data.corpora.0.tgt_column are both 'q': the model would learn to copy",
     ),
     (
         {"data": {"train_data_path": "a.txt", "train_tgt_path": "a.txt"}},

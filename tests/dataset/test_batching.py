@@ -219,7 +219,7 @@ class TestFromPadded:
         ("src", "tgt", "message"),
         [
             ([[5, 2, 0], [0, 5, 2]], [[1, 8, 2], [1, 8, 2]], "the source of pair 6 has padding (0) at place 0"),
-            ([[5, 2], [5, 2]], [[1, 8, 0, 2], [1, 8, 8, 2]], "the target of pair 5 has padding (0) at place 1"),
+            ([[5, 2], [5, 2]], [[1, 8, 0, 2], [1, 8, 8, 2]], "the target of pair 5 has padding (0) at place 2"),
         ],
     )
     def test_padding_before_a_token_is_refused(self, src: list[Any], tgt: list[Any], message: str) -> None:
@@ -234,6 +234,15 @@ class TestFromPadded:
         with pytest.raises(DataError, match="pair 11 has a target but no source token"):
             Batch.from_padded(src, self.tgt, pad_id=0, first_pair=10)
         Batch.from_padded(src, torch.tensor([[1, 8, 2], [1, 0, 0]]), pad_id=0)  # nor a target: no loss
+
+
+def test_packed_batches_of_an_epoch_are_all_nearly_full() -> None:
+    """Not one of few rows at its end, which would be filled up with empty ones."""
+    plan = planner([(10, 10)] * 108, "packed", max_tokens=128 * 8).plan(0)  # 12 pairs to a row: 9 rows
+    assert (len(plan), plan.rows_per_batch) == (2, 5)
+    assert plan.efficiency == 108 * 20 / (2 * 5 * sum(plan.widths or ()))
+    small = planner([(10, 10)] * 12, "packed", max_tokens=128 * 8).plan(0)
+    assert (len(small), small.rows_per_batch) == (1, 1)
 
 
 def test_moving_a_batch_keeps_it() -> None:

@@ -127,6 +127,18 @@ class TestTextsOf:
         texts = texts_of(data_config(train_data_path="val.tsv", val_data_path="a.csv", **numbers), seed=1)
         assert texts == ([TextSource("val.tsv", **numbers)], [TextSource("a.csv")])
 
+        Path("v.jsonl").touch()
+        both = data_config(train_data_path="train", val_data_path="v.jsonl", **suffixes, **names)
+        assert texts_of(both, seed=1) == ([TextSource("train", **suffixes)], [TextSource("v.jsonl", **names)])
+        ones = {"src_column": "1", "tgt_column": "2"}
+        texts = texts_of(data_config(train_data_path="a.csv", val_data_path="v.csv", **ones), seed=1)
+        assert texts == ([TextSource("a.csv", **ones)], [TextSource("v.csv", **ones)])
+
+    def test_columns_that_no_text_can_have_are_refused(self) -> None:
+        with pytest.raises(ConfigError) as caught:
+            texts_of(data_config(corpora=[{"src": "a.tsv"}], src_column="q", tgt_column="r"), seed=1)
+        assert str(caught.value).startswith("data.src_column (q) is for none of the texts: a.tsv. Fix: columns have")
+
     def test_columns_that_the_training_text_cannot_have_are_refused(self) -> None:
         with pytest.raises(ConfigError, match=r"a\.tsv: expected numbers of columns, got q and r"):
             texts_of(data_config(train_data_path="a.tsv", src_column="q", tgt_column="r"), seed=1)

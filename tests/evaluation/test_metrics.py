@@ -16,6 +16,7 @@ from pytorch_dl.evaluation.metrics import (
     chrf,
     edit_distance,
     exact_match,
+    has_four_grams,
     perplexity,
     token_error_rate,
 )
@@ -32,6 +33,21 @@ def textbook_distance(source, target) -> int:
         for j, b in enumerate(target, 1):
             table[i][j] = min(table[i - 1][j] + 1, table[i][j - 1] + 1, table[i - 1][j - 1] + (a != b))
     return table[-1][-1]
+
+
+@pytest.mark.parametrize(
+    ("references", "defined"),
+    [
+        (["one", "two words", "three of them"], False),
+        (["one", "four, of them"], True),
+        (["2024-03-07"], True),
+        ([], False),
+    ],
+)
+def test_bleu_needs_four_tokens_in_a_row(references, defined):
+    assert has_four_grams(references) == defined
+    if references:
+        assert (bleu(references, references).value > 0) == defined
 
 
 def test_bleu_and_chrf_equal_the_command_line_of_sacrebleu(tmp_path):

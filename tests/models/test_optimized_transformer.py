@@ -187,6 +187,14 @@ def test_a_row_longer_than_the_model_is_refused() -> None:
         small()(torch.ones(1, 33, dtype=torch.int64), torch.ones(1, 2, dtype=torch.int64))
 
 
+@pytest.mark.slow
+def test_the_plain_call_can_be_exported() -> None:
+    model = small().eval()
+    src, tgt = torch.tensor([[5, 6, 7], [8, 9, 0]]), torch.tensor([[1, 5, 6], [1, 9, 8]])
+    exported = torch.export.export(model, (src, tgt)).module()
+    torch.testing.assert_close(exported(src, tgt), model(src, tgt))
+
+
 def test_a_source_of_padding_alone_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^row 1 of the source holds nothing but padding; leave it out$"):
         small()(torch.tensor([[5, 6], [0, 0]]), torch.ones(2, 2, dtype=torch.int64))

@@ -89,14 +89,26 @@ class TestRoundTrip:
         assert second[0]["step"] == 2
         assert first[0]["col_var"].shape == second[0]["col_var"].shape != pairs[0][0].src_embedding.weight.shape
 
+    def test_optimizer_state_that_is_a_number_stays_one(self, tmp_path: Path) -> None:
+        model = tiny_model()
+        optimizer = torch.optim.SGD(model.parameters())
+        state = {"count": 3, "rate": 0.1, "scale": torch.tensor(2.0), "nothing": None}
+        optimizer.state[model.output.weight] = dict(state)
+        path = save(tmp_path, 1, (model, optimizer))
+        optimizer.state.clear()
+        ckpt.load_optimizer(model, optimizer, path / ckpt.OPTIMIZER)
+        found = optimizer.state[model.output.weight]
+        assert found == {name: value for name, value in state.items() if value is not None}
+        assert [type(found[name]) for name in ("count", "rate", "scale")] == [int, float, torch.Tensor]
+
     def test_optimizer_state_that_is_no_tensor_is_refused(self, tmp_path: Path) -> None:
         model = tiny_model()
         optimizer = torch.optim.SGD(model.parameters())
-        optimizer.state[model.output.weight] = {"count": 3}
+        optimizer.state[model.output.weight] = {"count": [3]}
         with pytest.raises(ConfigError) as caught:
             save(tmp_path, 1, (model, optimizer))
         assert str(caught.value) == (
-            "SGD keeps 'count' of src_embedding.weight as int, not as a tensor: it could not be resumed. "
+            "SGD keeps 'count' of src_embedding.weight as list, neither tensor nor number: it could not be resumed. "
             "Fix: use another optimizer, or train without a checkpoint_dir."
         )
         assert not ckpt.checkpoints(tmp_path)

@@ -1,6 +1,7 @@
 """Records and trackers: what is written, where it is cut, and what happens when a tracker fails."""
 
 import json
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -204,17 +205,24 @@ class TestWandB:
         fake = types.SimpleNamespace(init=lambda **options: told.append(options) or run)
         monkeypatch.setitem(sys.modules, "wandb", fake)
         config = Config().update(
-            training={"max_steps": 2, "mixed_precision": False}, logging={"wandb": True, "tensorboard": False}
+            training={"max_steps": 2, "mixed_precision": False},
+            logging={"wandb": True, "tensorboard": False, "log_every": 1},
         )
-        for name in ("1", "1", "2"):
+        for name in ("1", "1", "2", "2"):
+            if name == "2":
+                shutil.rmtree(tmp_path / name / "checkpoints", ignore_errors=True)  # the second time begins anew there
             trainer = create_trainer(
                 model=tiny_model(), train_dataloader=tiny_loader(), config=config, run_dir=tmp_path / name
             )
             trainer.resume()
             trainer.train()
-        assert [options["config"] for options in told] == [config.model_dump()] * 3
-        first, again, other = (options["id"] for options in told)
-        assert first == again != other
+        assert [options["config"] for options in told] == [config.model_dump()] * 4
+        first, again, other, anew = (options["id"] for options in told)
+        assert first == again
+        assert len({first, other, anew}) == 3
+        assert {path.name for path in (tmp_path / "2").glob("*.jsonl")} == {
+            f"{name}.jsonl" for name in ("metrics", "metrics.1", "timing", "timing.1")
+        }
 
     def test_that_cannot_begin_is_left_out(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def init(**options: Any) -> None:

@@ -60,6 +60,17 @@ def test_lines_are_due_at_multiples(step: int, count: int, tmp_path: Path) -> No
     assert (state.since_log == Sums()) == bool(count)
 
 
+def test_short_epochs_are_recorded_but_seldom_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    progress, state, clock = silent(), TrainState(step=9, seconds=0.0), [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    with Reporter(tmp_path, QUIET, progress, settings={}).open(state) as reporter:
+        for state.epoch in range(1, 41):
+            reporter.epoch(state, SUMS)
+            clock[0] += 1.0
+    assert [record["epoch"] for record in records(tmp_path)] == list(range(1, 41))
+    assert [line.split(":")[0] for line in said(progress).splitlines()] == ["epoch 1", "epoch 16", "epoch 31"]
+
+
 def test_an_epoch_and_a_validation(tmp_path: Path) -> None:
     progress, state = silent(), TrainState(step=1234, epoch=3, seconds=3725.0)
     samples = [Sample(f"src {i} [b]", f"ref {i}", f"out {i}") for i in range(5)]
@@ -72,7 +83,7 @@ def test_an_epoch_and_a_validation(tmp_path: Path) -> None:
     assert first == {"step": 1234, "kind": "validation", "val_loss": 1.5, "bleu": 20.0, "best": True}
     assert second["best"] is False
     assert said(progress).splitlines() == [
-        "epoch 3: 2 steps, training loss 2.000, batches 50.0% full, 1:02:05",
+        "epoch 3: 2 steps, training loss 2.000, batches 50.0% full, after 1:02:05",
         "step 1,234: val_loss 1.500, bleu 20.000, the best so far",
         *(
             line

@@ -83,8 +83,10 @@ class TestEnding:
         assert trainer.train().step == 3
         assert "the time limit of 16:40 is reached" in said(trainer)
 
-    def test_no_epochs_are_none(self) -> None:
-        assert tiny_trainer().train(num_epochs=0).step == 0
+    @pytest.mark.parametrize("saved", [False, True], ids=["in memory", "saved"])
+    def test_no_epochs_are_none(self, saved: bool, tmp_path: Path) -> None:
+        assert tiny_trainer(tmp_path if saved else None).train(num_epochs=0).step == 0
+        assert steps_of(tmp_path) == []
 
     @pytest.mark.parametrize(
         ("metric", "values"),
@@ -308,14 +310,24 @@ class TestLoaders:
             ([[7, 2]], [[1] + [7] * 65], "a target of 65 tokens is longer than model.max_seq_len (64)"),
             ([[7, 48]], [[1, 7, 2]], "the source has a token id 48, but the model was made for 48 tokens"),
             ([[7, 2]], [[1, 50, 2]], "the target has a token id 50, but the model was made for 48 tokens"),
+            ([[7, -100]], [[1, 7, 2]], "the source has a token id -100, but the model was made for 48 tokens"),
+            ([[7, 2]], [[1, 7, -100]], "the target has a token id -100, but the model was made for 48 tokens"),
+            ([], [], "no pair has a target token"),
             ([[7, 2]], [[1, 0, 0]], "no pair has a target token"),
         ],
     )
     def test_what_the_model_cannot_take(self, src: list[list[int]], tgt: list[list[int]], message: str) -> None:
-        pairs = [*self.pairs()[:1], (torch.tensor(src), torch.tensor(tgt))]
+        shapes = (len(src), -1) if src else (0, 3)
+        pairs = [*self.pairs()[:1], tuple(torch.tensor(side, dtype=torch.int64).view(shapes) for side in (src, tgt))]
         with pytest.raises(DataError) as caught:
             tiny_trainer(train_dataloader=pairs).train()
         assert str(caught.value).startswith(f"batch 1 of the data loader: {message}. Fix: ")
+
+    def test_packed_rows_may_be_wider_than_the_model_reads(self) -> None:
+        batches = list(tiny_loader(packed=True, max_tokens=60))
+        assert {batch.src.size(1) for batch in batches} == {batches[0].src.size(1)} != {9}
+        model = tiny_model(max_seq_len=10)
+        tiny_trainer(model=model, train_dataloader=batches, val_dataloader=None, settings={"max_steps": 2}).train()
 
     def test_resuming_one_that_may_shuffle(self, tmp_path: Path) -> None:
         def trainer(loader: object) -> OptimizedTrainer:
@@ -380,6 +392,17 @@ class TestTrainingTwice:
         assert twice.update.average is not None
         for name, average in once.update.average.weights.items():
             assert torch.equal(average, twice.update.average.weights[name])
+
+    def test_validating_and_saving_after_the_end(self, tmp_path: Path) -> None:
+        trainer = tiny_trainer(tmp_path, settings={"ema_decay": 0.9})
+        state = trainer.train()
+        last = ckpt.read_tensors(ckpt.checkpoints(tmp_path / "checkpoints")[0] / ckpt.MODEL)
+        assert trainer.validate()[0]["val_loss"] == state.best_value
+        trainer.save()
+        again = ckpt.read_tensors(ckpt.checkpoints(tmp_path / "checkpoints")[0] / ckpt.MODEL)
+        assert all(torch.equal(last[name], again[name]) for name in last)
+        in_memory = tiny_trainer(settings={"ema_decay": 0.9})
+        assert in_memory.train().best_value == pytest.approx(in_memory.validate()[0]["val_loss"], abs=0)
 
     def test_another_training_keeps_the_record_of_the_first(self, tmp_path: Path) -> None:
         records = []
