@@ -8,9 +8,9 @@ from tiny_runs import TINY, write_tsv
 
 from pytorch_dl.cli import fix_kernels
 
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # a shell's background job ignores Ctrl-C, and so do its children
+# A shell's background job ignores Ctrl-C, one under nohup the end of the terminal; the children of both likewise.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 fix_kernels()  # before torch is loaded, as the command line does: equal bits
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from yaml.representer import BaseRepresenter
 
 from pytorch_dl.config.model_config import Config, Section
@@ -37,14 +38,15 @@ def read_config(path: str | Path) -> Config:
 
 def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
     """Return `config` changed by `section.key=value` words, whose values are YAML; a text needs no quotes."""
+    values: dict[str, Any] = {}
     for word in overrides:
         name, equals, text = word.partition("=")
         if not equals:
             raise ConfigError(
                 f"cannot read the override {word!r}", fix="write section.key=value, as in model.d_model=256"
             )
-        config = with_values(config, {name: _override(name, text)})
-    return config
+        values[name] = _override(name, text)
+    return with_values(config, values)
 
 
 def _override(name: str, text: str) -> Any:
@@ -58,14 +60,15 @@ def _override(name: str, text: str) -> Any:
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     """Return `config` with the settings `section.key` changed to these values."""
+    changes: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         section, dot, key = name.partition(".")
         if not (dot and key):
             likely = _elsewhere(name)
             fix = None if likely else "write section.key, as in model.d_model"
             raise ConfigError(f"cannot read the setting {name!r}{likely}", fix=fix)
-        config = _merge(config, {section: {key: value}}, lambda _: "command line")
-    return config
+        changes.setdefault(section, {})[key] = value
+    return _merge(config, changes, lambda _: "command line")
 
 
 def checked(config: Config, *, where: str = "config") -> Config:
@@ -133,7 +136,7 @@ def _merge(config: Config, changes: Mapping[str, Any], where: Where) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise _first_error(error, where) from None
+        raise _all_errors(error, where) from None
 
 
 def _refuse_unknown(section: type[Section], tree: Mapping[str, Any], prefix: str, where: Where) -> None:
@@ -169,20 +172,28 @@ def _elsewhere(key: str) -> str:
     return ""
 
 
-def _first_error(error: ValidationError, where: Where) -> ConfigError:
-    first = error.errors()[0]
-    in_list = len(first["loc"]) > 2 and isinstance(first["loc"][2], int)
-    field = ".".join(str(part) for part in first["loc"][: 4 if in_list else 2])
-    info, got = _info(first["loc"]), first["input"]
-    allowed = _literals(info.annotation) if info else []
+def _all_errors(error: ValidationError, where: Where) -> ConfigError:
+    """The wrong values, told together; with a way out where it is one."""
+    wrong: dict[str, ErrorDetails] = {}
+    for details in error.errors():
+        in_list = len(details["loc"]) > 2 and isinstance(details["loc"][2], int)
+        wrong.setdefault(".".join(str(part) for part in details["loc"][: 4 if in_list else 2]), details)
+    told = [_told(field, details) for field, details in wrong.items()]
+    first = next(iter(wrong))
+    missing = wrong[first]["type"] == "missing"
+    place = where(first.rpartition(".")[0] if missing else first)
+    return ConfigError("; ".join(what for what, _ in told), where=place, fix=told[0][1] if len(told) == 1 else None)
+
+
+def _told(field: str, details: ErrorDetails) -> tuple[str, str | None]:
+    """What is wrong with a setting, and the way out."""
+    info, got = _info(details["loc"]), details["input"]
     fix = f"{field} is: {info.description}" if info and info.description else None
-    if first["type"] == "missing":
-        what, field_line = f"{field} is missing", field.rpartition(".")[0]
-    else:
-        what, field_line = f"{field}: {_complaint(first['msg'], allowed, got)}", field
-    if first["type"] == "string_type" and isinstance(got, int | float):
+    if details["type"] == "missing":
+        return f"{field} is missing", fix
+    if details["type"] == "string_type" and isinstance(got, int | float):
         fix = "put it in quotes"
-    return ConfigError(what, where=where(field_line), fix=fix)
+    return f"{field}: {_complaint(details['msg'], _literals(info.annotation) if info else [], got)}", fix
 
 
 def _complaint(message: str, allowed: list[str], got: Any) -> str:

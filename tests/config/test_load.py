@@ -9,7 +9,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pytorch_dl.config import Config, get_config, load_config, to_json, to_yaml
+from pytorch_dl.config import Config, get_config, load_config, to_described_yaml, to_json, to_yaml
 from pytorch_dl.config.load import merged, nearest, with_overrides
 from pytorch_dl.config.templates import TEMPLATES
 from pytorch_dl.errors import ConfigError
@@ -329,3 +329,25 @@ def test_nearest_name() -> None:
     assert nearest("swiglo", ["relu", "swiglu"]) == ", did you mean 'swiglu'?"
     assert nearest("d_modl", ["d_model"], prefix="model.") == ", did you mean 'model.d_model'?"
     assert nearest("xyz", ["relu", "swiglu"]) == ""
+
+
+def test_all_wrong_values_are_told_together(tmp_path: Path) -> None:
+    line = refused(written(tmp_path, "model: {n_heads: 0}\n"), ())
+    assert line.endswith("Fix: model.n_heads is: Attention heads; each has d_model / n_heads features.")
+    with pytest.raises(ConfigError) as error:
+        with_overrides(Config(), ["training.max_steps=many", "model.n_heads=0", "data.layout=loose"])
+    assert str(error.value) == (
+        "command line: model.n_heads: expected greater than or equal to 1, got 0; "
+        "data.layout: expected one of auto, packed, padded, got 'loose'; "
+        "training.max_steps: expected a number such as 500, 100k or 2m, got 'many'"
+    )
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_described_settings_are_the_settings(name: str, tmp_path: Path) -> None:
+    config = get_config(name)
+    config.update(data={"train_data_path": "# no: 'comment'", "corpora": [{"src": "a"}, {"src": "b", "weight": 2.5}]})
+    text = to_described_yaml(config)
+    assert load_config(written(tmp_path, text)) == config
+    assert "  # Attention heads; each has d_model / n_heads features.\n  n_heads: " in text
+    assert text.count("  # ") == sum(len(getattr(config, section).model_dump()) for section in Config.model_fields) + 7
