@@ -22,7 +22,7 @@ def machine() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD") or "unknown",
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ":!benchmark/results")),
         "cpu": models[0] if models else platform.processor() or "unknown",
         "load_average_before": round(os.getloadavg()[0], 2),
         **environment(),
