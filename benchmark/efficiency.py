@@ -1,4 +1,4 @@
-"""Measure how full batches are: `python benchmark/efficiency.py --data multi30k --out efficiency.json`.
+"""Measure how full batches are: `python benchmark/efficiency.py --data multi30k`.
 
 Takes train.en.gz and train.de.gz of the folder, a joint BPE of 8,000, and 4,096 tokens a side; writes for each layout
 the real tokens over all positions of an epoch, both sides together.
@@ -13,7 +13,7 @@ from pathlib import Path
 if not __package__:  # run as a file: the checkout's root takes the place of this folder among the places of modules
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmark.machine import machine
+from benchmark.machine import RESULTS, machine
 from pytorch_dl import files
 from pytorch_dl.config.model_config import DataConfig
 from pytorch_dl.dataset.efficient_dataloader import DataModule
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train.en.gz and train.de.gz")
     parser.add_argument("--max-tokens", type=int, default=4096)
-    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument("--out", type=Path, default=RESULTS / "efficiency.json", help="the JSON file to write")
     arguments = parser.parse_args()
     where = machine()
     texts = {

@@ -13,17 +13,21 @@ import tokenizers
 from pytorch_dl.training.run_folder import environment
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmark" / "results"
+HALF_PRECISION = {"amx_bf16", "avx512_bf16", "avx512_fp16", "amx_fp16"}
 
 
 def machine() -> dict[str, Any]:
     """Machine, time, commit and versions."""
     info = Path("/proc/cpuinfo")
     models = [line.partition(":")[2].strip() for line in _lines(info) if line.startswith("model name")]
+    flags = next((set(line.split()) for line in _lines(info) if line.startswith("flags")), set())
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD") or "unknown",
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ":!benchmark/results")),
         "cpu": models[0] if models else platform.processor() or "unknown",
+        "cpu_half_precision": sorted(flags & HALF_PRECISION),
         "load_average_before": round(os.getloadavg()[0], 2),
         **environment(),
         "numpy": numpy.__version__,

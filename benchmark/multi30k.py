@@ -1,4 +1,4 @@
-"""The recipe of configs/multi30k.yaml, timed from raw text: `python benchmark/multi30k.py --data multi30k --out FILE`.
+"""The recipe of configs/multi30k.yaml, timed from raw text: `python benchmark/multi30k.py --data multi30k`.
 
 Runs `pytorch-dl run` on the folder's compressed files, then moves the run's folder elsewhere and lets it translate the
 test text once more with nothing but itself. Writes the wall time, the scores and the size of the model.
@@ -17,7 +17,7 @@ from typing import Any
 if not __package__:  # run as a file: the checkout's root takes the place of this folder among the places of modules
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmark.machine import ROOT, machine
+from benchmark.machine import RESULTS, ROOT, machine
 from pytorch_dl import files
 
 TEST = "test_2016_flickr"
@@ -27,7 +27,7 @@ def main() -> None:
     """Parse the command line, run the recipe, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train, val and test as .en.gz and .de.gz")
-    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument("--out", type=Path, default=RESULTS / "multi30k.json", help="the JSON file to write")
     parser.add_argument("settings", nargs="*", metavar="SECTION.KEY=VALUE", help="other than the recipe's")
     arguments = parser.parse_args()
     where = machine()

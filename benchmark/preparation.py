@@ -1,4 +1,4 @@
-"""Measure the memory of preparing and training: `python benchmark/preparation.py --out preparation.json`.
+"""Measure the memory of preparing and training: `python benchmark/preparation.py`.
 
 Writes synthetic pairs (Zipf words, 5 to 30 to a sentence) to two files, then does what a run does: tokenizer, token
 store, some steps of training. Prints and writes JSON with the seconds and the peaks of resident memory. Linux only.
@@ -18,7 +18,7 @@ if not __package__:  # run as a file: the checkout's root takes the place of thi
 
 import numpy as np
 
-from benchmark.machine import machine
+from benchmark.machine import RESULTS, machine
 from pytorch_dl import files
 from pytorch_dl.config import get_config
 from pytorch_dl.config.load import with_values
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", default="bpe", help="bpe, unigram, char or byte")
     parser.add_argument("--vocab-size", type=int, default=32_000)
     parser.add_argument("--train-steps", type=int, default=50)
-    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument("--out", type=Path, default=RESULTS / "preparation.json", help="the JSON file to write")
     arguments = parser.parse_args()
 
     where = machine()

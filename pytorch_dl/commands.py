@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -45,7 +46,7 @@ def translate_lines(
     if file and texts:
         raise ConfigError(f"--text and the file {file} exclude each other", fix="give one of them")
     settings = SearchSettings(beam_size=max(beam, nbest), n_best=nbest, length_penalty=length_penalty)
-    if file and not file.exists():
+    if file and not os.path.exists(file):  # a name that is too long is none
         raise DataError("no such file", where=str(file), fix="correct the path; a line to translate goes with --text")
     lines = texts or _lines(file)  # before the model is loaded: a file that is none shows at once
     translator = load(run, device=device)

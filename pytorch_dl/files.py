@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,11 @@ def write_file(path: Path, content: bytes | str) -> None:
     """
     content = content.encode() if isinstance(content, str) else content
     with _disk_errors(path):
-        if str(path.parent) in ("/dev", "/dev/fd") or (path.exists() and not path.is_file()):
-            with open(path, "ab") as file:  # /dev/stdout may lead to a file, which holds more than this
+        open_already = {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path))
+        if open_already or (path.exists() and not path.is_file()):
+            sys.stdout.flush()
+            # Opened anew, standard output would have a second place to write at.
+            with open(open_already or path, "wb", closefd=not open_already) as file:
                 file.write(content)
             return
         path = Path(os.path.realpath(path))

@@ -23,7 +23,7 @@ from pytorch_dl.dataset.efficient_dataloader import (
 )
 from pytorch_dl.dataset.text_files import TextPair
 from pytorch_dl.dataset.tokenizer import TokenizerPair
-from pytorch_dl.errors import DataError, Interrupted
+from pytorch_dl.errors import ConfigError, DataError, Interrupted
 from pytorch_dl.evaluation.metrics import Score, bleu, chrf, exact_match, has_four_grams
 from pytorch_dl.evaluation.report import score, score_lines, write_report
 from pytorch_dl.files import RunLock, new_folder, remove_leftovers, write_file, write_json
@@ -124,8 +124,10 @@ def train(folder: RunFolder, *, progress: Progress) -> None:
         state = trainer.train()
         with new_folder(folder.model) as temporary:
             save_file(ckpt.model_weights(model), temporary / ckpt.MODEL)
-            write_json(temporary / "origin.json", {"best_step": state.best_step, "last_step": state.step})
-        progress.say(f"kept for use: the weights of step {state.best_step:,} of {state.step:,}")
+            origin = {"best_step": state.best_step, "last_step": state.step, "averaged": trainer.has_average}
+            write_json(temporary / "origin.json", origin)
+        kept = "average of the last checkpoints" if trainer.has_average else f"weights of step {state.best_step:,}"
+        progress.say(f"kept for use: the {kept}, of {state.step:,} steps")
 
 
 def evaluate_run(folder: RunFolder, *, beam_size: int, progress: Progress) -> list[Score]:
@@ -162,7 +164,10 @@ def evaluate(
             f"warning: {left_out:,} of {len(pairs):,} pairs are longer than the model reads ({limit} tokens): "
             "translated from their beginning, and left out of the perplexity"
         )
-    return translations, score(translations, [pair.tgt for pair in pairs], nll=nll, num_tokens=num_tokens)
+    references = [pair.tgt for pair in pairs]
+    if not has_four_grams(references):
+        say("BLEU is left out: it counts runs of four words, and no reference is so long")
+    return translations, score(translations, references, nll=nll, num_tokens=num_tokens)
 
 
 def as_lines(translations: Sequence[str]) -> str:
@@ -213,7 +218,13 @@ def _decoder(data: DataModule, training: TrainingConfig) -> Decode | None:
     sources = tokenizers.src.decode_batch([store.src(index).tolist() for index in some])
     references = tokenizers.tgt.decode_batch([store.tgt(index).tolist() for index in some])
     metrics = {"bleu": bleu, "chrf": chrf, "exact_match": exact_match}
-    if not has_four_grams(references) and training.early_stopping_metric != "bleu":
+    if not has_four_grams(references):
+        if training.early_stopping_metric == "bleu":
+            raise ConfigError(
+                "training.early_stopping_metric is bleu, which counts runs of four words, but no translated validation "
+                "target is so long",
+                fix="choose chrf or exact_match, or raise training.eval_decode",
+            )
         del metrics["bleu"]
 
     def decode(model: OptimizedTransformer, poll: Callable[[], None]) -> Decoded:

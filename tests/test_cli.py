@@ -279,7 +279,8 @@ class TestCheck:
         result = call(capsys, "train", tmp_path / "config.yaml", "--out", tmp_path / "run", *SHORT)
         assert f"{text} (train side): 2 pairs with a blank side are left out\n" in result.err
         result = call(capsys, "evaluate", tmp_path / "run", "--src", test, "--beam", 1)
-        assert result.err == f"{test}: 2 pairs with a blank side are left out\n" and result.out.startswith("9 pairs")
+        assert result.err.startswith(f"{test}: 2 pairs with a blank side are left out\n")
+        assert result.out.startswith("9 pairs")
 
     def test_both_sides_of_a_split_text_in_one_file_are_an_error(self, tmp_path, capsys):
         src, _ = two_files(tmp_path, "text", 60)
@@ -422,7 +423,8 @@ class TestEvaluate:
 
     def test_one_file_with_both_sides(self, tiny_run, tmp_path, capsys):
         result = call(capsys, "evaluate", tiny_run, "--src", write_tsv(tmp_path / "test.tsv", 5), "--beam", 1)
-        assert (result.code, result.err) == (0, "")
+        note = "BLEU is left out: it counts runs of four words, and no reference is so long\n"
+        assert (result.code, result.err) == (0, note)
         assert result.out.startswith("5 pairs")
 
     def test_columns_are_those_of_the_training_text(self, tmp_path, capsys):

@@ -199,10 +199,11 @@ class TestNoPlainFile:
         os.close(reader)
         assert (tmp_path / "pipe").is_fifo()
 
-    def test_standard_output_keeps_what_it_has(self, tmp_path: Path) -> None:
-        code = "from pathlib import Path; from pytorch_dl.files import write_file; print('first', flush=True)\n"
+    @pytest.mark.parametrize("mode", ["w", "a"])
+    def test_standard_output_keeps_what_it_has(self, mode: str, tmp_path: Path) -> None:
+        code = "from pathlib import Path; from pytorch_dl.files import write_file; print('first')\n"
         code += "write_file(Path('/dev/stdout'), 'second\\n'); print('third')"
-        with open(tmp_path / "out", "a") as out:
+        with open(tmp_path / "out", mode) as out:
             subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
         assert (tmp_path / "out").read_text() == "first\nsecond\nthird\n"
 

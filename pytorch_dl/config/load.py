@@ -179,10 +179,11 @@ def _all_errors(error: ValidationError, where: Where) -> ConfigError:
         in_list = len(details["loc"]) > 2 and isinstance(details["loc"][2], int)
         wrong.setdefault(".".join(str(part) for part in details["loc"][: 4 if in_list else 2]), details)
     told = [_told(field, details) for field, details in wrong.items()]
-    first = next(iter(wrong))
-    missing = wrong[first]["type"] == "missing"
-    place = where(first.rpartition(".")[0] if missing else first)
-    return ConfigError("; ".join(what for what, _ in told), where=place, fix=told[0][1] if len(told) == 1 else None)
+    places = [where(field.rpartition(".")[0] if d["type"] == "missing" else field) for field, d in wrong.items()]
+    parts = [what if at == places[0] else f"{at}: {what}" for (what, _), at in zip(told, places, strict=True)]
+    fixes = list(dict.fromkeys(fix for _, fix in told if fix))
+    fix = fixes[0] if len(fixes) == 1 else "; ".join(fix.rstrip(".") for fix in fixes) or None
+    return ConfigError("; ".join(parts), where=places[0], fix=fix)
 
 
 def _told(field: str, details: ErrorDetails) -> tuple[str, str | None]:

@@ -189,9 +189,11 @@ def texts_of(data: DataConfig, *, seed: int) -> Texts:
     first = [CorpusConfig(src=data.train_data_path, tgt=data.train_tgt_path)] if data.train_data_path else []
     train: Sequence[TextSource] = [_corpus(data, corpus) for corpus in (*first, *data.corpora)]
     val = [source(data, data.val_data_path, data.val_tgt_path)] if data.val_data_path else []
-    if data.src_column and not any(text.src_column for text in (*train, *val)):
+    test = [source(data, data.test_data_path, data.test_tgt_path)] if data.test_data_path else []
+    known = (*train, *val, *test)
+    if data.src_column and not any(text.src_column for text in known):
         raise ConfigError(
-            f"data.src_column ({data.src_column}) is for none of the texts: {', '.join(text.name for text in train)}",
+            f"data.src_column ({data.src_column}) is for none of the texts: {', '.join(text.name for text in known)}",
             fix="columns have numbers in TSV, names in CSV, JSON lines and Parquet, and two files have none",
         )
     if data.val_split:
@@ -220,7 +222,9 @@ def source(data: DataConfig, src: str, tgt: str | None, *, weight: float = 1.0) 
         return replace(text, src_suffix=data.src_suffix, tgt_suffix=data.tgt_suffix)
     columns = [column for column in (data.src_column, data.tgt_column) if column]
     fits = all(is_number(column) == (text.form == "TSV") for column in columns)
-    alike = data.train_data_path is not None and text.form == TextSource(data.train_data_path).form
+    first = data.train_data_path
+    in_one_file = first and not data.train_tgt_path and not (data.src_suffix and not os.path.isfile(first))
+    alike = bool(first and in_one_file) and text.form == TextSource(str(first)).form
     if text.form == "two files" or not (fits or alike):
         return text
     return replace(text, src_column=data.src_column, tgt_column=data.tgt_column)

@@ -105,10 +105,11 @@ class Planner:
         widths = Widths.fitting(lengths.src, lengths.tgt, self.max_tokens)
         rows = [pairs[row] for row in pack_rows(lengths.src, lengths.tgt, widths)]
         rows = [rows[index] for index in rng.permutation(len(rows))]
-        batches = -(-len(rows) // max(1, self.max_tokens // max(widths)))
-        per_batch = -(-len(rows) // batches)  # all alike: no last batch that is nearly empty
-        batch_starts = np.append(np.arange(0, len(rows), per_batch), len(rows))
-        positions = (len(batch_starts) - 1) * per_batch * sum(widths)
+        most = max(1, self.max_tokens // max(widths))
+        batches = -(-len(rows) // most)
+        per_batch = most if batches > 1 else len(rows)  # one shape for all batches and epochs
+        batch_starts = np.linspace(0, len(rows), batches + 1).astype(np.int64)  # no last batch of a few rows
+        positions = batches * per_batch * sum(widths)
         efficiency = float((lengths.src.sum() + lengths.tgt.sum()) / positions)
         row_starts = np.cumsum([0, *(len(row) for row in rows)])
         return Plan(np.concatenate(rows), row_starts, batch_starts, widths, per_batch, efficiency)

@@ -23,11 +23,11 @@ def use_average_if_better(
     *,
     validate: Callable[[], float],
     say: Callable[[str], None],
-) -> None:
+) -> bool:
     """Replace the best weights by the average of the last validated checkpoints if `validate` finds it better."""
     last = ckpt.validated(folder, settings.average_checkpoints)
     if len(last) < 2:
-        return
+        return False
     ckpt.load_weights(model, ckpt.averaged(last), where=str(folder))
     value, best, metric = validate(), state.best_value, settings.early_stopping_metric
     better = best is None or (value != best and (value > best) == (metric != "val_loss"))
@@ -35,3 +35,4 @@ def use_average_if_better(
     say(f"average of the last {len(last)} checkpoints: {metric} {value:.4f}, {verdict}")
     if not better:
         use_best(model, folder, state)
+    return better

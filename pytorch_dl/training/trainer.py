@@ -97,6 +97,7 @@ class OptimizedTrainer:
         )
         self._stop = StopRequest()
         self._has_best = False  # rather than the last weights
+        self.has_average = False  # of the last checkpoints, in place of the best weights
 
     @property
     def checkpoint_dir(self) -> Path | None:
@@ -262,7 +263,7 @@ class OptimizedTrainer:
             return
         use_best(self.model, self.checkpoint_dir, self.state)
         if self.val_dataloader is not None:
-            use_average_if_better(
+            self.has_average = use_average_if_better(
                 self.model,
                 self.checkpoint_dir,
                 self.state,

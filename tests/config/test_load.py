@@ -339,8 +339,15 @@ def test_all_wrong_values_are_told_together(tmp_path: Path) -> None:
     assert str(error.value) == (
         "command line: model.n_heads: expected greater than or equal to 1, got 0; "
         "data.layout: expected one of auto, packed, padded, got 'loose'; "
-        "training.max_steps: expected a number such as 500, 100k or 2m, got 'many'"
+        "training.max_steps: expected a number such as 500, 100k or 2m, got 'many'. "
+        "Fix: model.n_heads is: Attention heads; each has d_model / n_heads features; data.layout is: Several pairs to "
+        "a row of one width (packed), or one to a row (padded); auto packs texts of up to 256 tokens; "
+        "training.max_steps is: Optimizer steps to train for, in place of num_epochs."
     )
+    path = written(tmp_path, "model:\n  n_heads: 0\ntraining:\n  max_steps: many\n")
+    told = refused(path)
+    assert told.startswith(f"{path}:2: model.n_heads: expected greater than or equal to 1, got 0; ")
+    assert f"; {path}:4: training.max_steps: expected a number such as 500, 100k or 2m, got 'many'. Fix: " in told
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -134,6 +134,14 @@ class TestTextsOf:
         texts = texts_of(data_config(train_data_path="a.csv", val_data_path="v.csv", **ones), seed=1)
         assert texts == ([TextSource("a.csv", **ones)], [TextSource("v.csv", **ones)])
 
+    def test_columns_may_be_for_another_text_than_the_first(self) -> None:
+        names, two = {"src_column": "q", "tgt_column": "r"}, {"train_data_path": "t.en", "train_tgt_path": "t.de"}
+        assert texts_of(data_config(**two, **names, test_data_path="t.csv"), seed=1).train == [
+            TextSource("t.en", "t.de")
+        ]
+        texts = texts_of(data_config(**two, **names, val_data_path="v.tsv", corpora=[{"src": "b.csv"}]), seed=1)
+        assert texts == ([TextSource("t.en", "t.de"), TextSource("b.csv", **names)], [TextSource("v.tsv")])
+
     def test_columns_that_no_text_can_have_are_refused(self) -> None:
         with pytest.raises(ConfigError) as caught:
             texts_of(data_config(corpora=[{"src": "a.tsv"}], src_column="q", tgt_column="r"), seed=1)
