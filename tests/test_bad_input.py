@@ -160,6 +160,14 @@ TEXTS = [
     case(
         "too long", nothing, RUN + "--src good.tsv data.max_length=2", 3, "60 (100.0 %) pairs", "max_length (2 tokens)"
     ),
+    case(
+        "bleu",
+        nothing,
+        RUN + "--src good.tsv --split 9 training.eval_decode=9 training.early_stopping_metric=bleu",
+        2,
+        "training.early_stopping_metric is bleu, which counts runs of four words, but no translated validation target",
+        "Fix: choose chrf or exact_match, or raise training.eval_decode",
+    ),
     case("validation", nothing, RUN + "--src good.tsv --val-src no.tsv", 3, "no.tsv: no such file"),
     case("test", nothing, RUN + "--src good.tsv --test-src no.tsv", 3, "no.tsv: no such file"),
     case(

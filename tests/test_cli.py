@@ -197,7 +197,8 @@ class TestRun:
         assert "training ended: the time limit of 0:00 is reached" in result.err
         found = {r["step"]: r["val_loss"] for r in records(tmp_path / "run") if r["kind"] == "validation"}
         best = min(found, key=found.__getitem__)
-        assert json.loads((tmp_path / "run/model/origin.json").read_text())["best_step"] == best
+        origin = json.loads((tmp_path / "run/model/origin.json").read_text())
+        assert (origin["best_step"], origin["averaged"]) == (best, False)
         assert weights(tmp_path / "run") == (tmp_path / f"run/checkpoints/step-{best:08d}" / ckpt.MODEL).read_bytes()
         assert (tmp_path / "run/report.json").exists()
 

@@ -256,7 +256,7 @@ class OptimizedTrainer:
 
     def _use_best(self) -> None:
         """Give the model the best weights; without checkpoints, the moving average."""
-        self._has_best = True
+        self._has_best, self.has_average = True, False
         if not self.checkpoint_dir:
             if self.update.average:
                 self.update.average.swap(self.model)
