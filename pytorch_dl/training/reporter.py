@@ -84,7 +84,7 @@ class Reporter:
             self._log.write_timing(state.step, {"seconds": state.seconds, "tokens_per_second": speed, **memory_mb()})
         self._since, self._tokens = time.monotonic(), 0
 
-    def epoch(self, state: TrainState, sums: Sums) -> None:
+    def epoch(self, state: TrainState, sums: Sums, *, total_steps: int, ending: str) -> None:
         """Report a finished epoch."""
         values = {"epoch": state.epoch, "steps": sums.steps, **_losses(sums), "efficiency": sums.efficiency}
         self._write(state.step, "epoch", values)
@@ -92,8 +92,8 @@ class Reporter:
             return
         self._epoch_told = time.monotonic()
         self.say(
-            f"epoch {state.epoch}: {sums.steps:,} steps, training loss {values['nll']:.3f}, "
-            f"batches {sums.efficiency:.1%} full, after {duration(state.seconds)}"
+            f"step {state.step:,}/{total_steps:,}: epoch {state.epoch} ends, training loss {values['nll']:.3f}, "
+            f"batches {sums.efficiency:.1%} full, {duration(state.seconds)} gone, {ending}"
         )
 
     def validation(
@@ -101,7 +101,10 @@ class Reporter:
     ) -> None:
         """Report a validation."""
         self._write(state.step, "validation", {**values, "best": best})
-        scores = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+        scores = ", ".join(
+            f"{name} {value:.1f} %" if name == "exact_match" else f"{name} {value:.3f}"
+            for name, value in values.items()
+        )
         self.say(f"step {state.step:,}: {scores}{', the best so far' if best else ''}")
         self.progress.samples(samples[:SAMPLES_SHOWN])
         if self._log and samples:

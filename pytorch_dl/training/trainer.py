@@ -206,17 +206,13 @@ class OptimizedTrainer:
         state.since_log.add(sums)
         state.this_epoch.add(sums)
         state.seconds += time.monotonic() - started
-        self.reporter.step(
-            state,
-            sums,
-            learning_rate=self.update.learning_rate,
-            total_steps=total_steps,
-            ending=f"{duration(seconds_left(state, self.settings, total_steps))} left",
-        )
+        ending = f"{duration(seconds_left(state, self.settings, total_steps))} left"
+        rate = self.update.learning_rate
+        self.reporter.step(state, sums, learning_rate=rate, total_steps=total_steps, ending=ending)
         if group.ends_epoch:
             whole, state.this_epoch = state.this_epoch, Sums()
             state.epoch, state.batch = state.epoch + 1, 0
-            self.reporter.epoch(state, whole)
+            self.reporter.epoch(state, whole, total_steps=total_steps, ending=ending)
 
     def _validate_and_save_if_due(self) -> None:
         state, settings = self.state, self.settings

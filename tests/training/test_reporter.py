@@ -65,26 +65,26 @@ def test_short_epochs_are_recorded_but_seldom_told(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     with Reporter(tmp_path, QUIET, progress, settings={}).open(state) as reporter:
         for state.epoch in range(1, 41):
-            reporter.epoch(state, SUMS)
+            reporter.epoch(state, SUMS, total_steps=2000, ending="1:00 left")
             clock[0] += 1.0
     assert [record["epoch"] for record in records(tmp_path)] == list(range(1, 41))
-    assert [line.split(":")[0] for line in said(progress).splitlines()] == ["epoch 1", "epoch 16", "epoch 31"]
+    assert [line.split()[3] for line in said(progress).splitlines()] == ["1", "16", "31"]
 
 
 def test_an_epoch_and_a_validation(tmp_path: Path) -> None:
     progress, state = silent(), TrainState(step=1234, epoch=3, seconds=3725.0)
     samples = [Sample(f"src {i} [b]", f"ref {i}", f"out {i}") for i in range(5)]
     with Reporter(tmp_path, QUIET, progress, settings={}).open(state) as reporter:
-        reporter.epoch(state, SUMS)
-        reporter.validation(state, {"val_loss": 1.5, "bleu": 20.0}, samples, best=True)
+        reporter.epoch(state, SUMS, total_steps=2000, ending="1:00 left")
+        reporter.validation(state, {"val_loss": 1.5, "exact_match": 20.0}, samples, best=True)
         reporter.validation(state, {"val_loss": 1.5}, [], best=False)
     epoch, first, second = records(tmp_path)
     assert (epoch["kind"], epoch["epoch"], epoch["steps"], epoch["efficiency"]) == ("epoch", 3, 2, 0.5)
-    assert first == {"step": 1234, "kind": "validation", "val_loss": 1.5, "bleu": 20.0, "best": True}
+    assert first == {"step": 1234, "kind": "validation", "val_loss": 1.5, "exact_match": 20.0, "best": True}
     assert second["best"] is False
     assert said(progress).splitlines() == [
-        "epoch 3: 2 steps, training loss 2.000, batches 50.0% full, after 1:02:05",
-        "step 1,234: val_loss 1.500, bleu 20.000, the best so far",
+        "step 1,234/2,000: epoch 3 ends, training loss 2.000, batches 50.0% full, 1:02:05 gone, 1:00 left",
+        "step 1,234: val_loss 1.500, exact_match 20.0 %, the best so far",
         *(
             line
             for i in range(3)
@@ -98,7 +98,7 @@ def test_without_a_folder_nothing_is_written() -> None:
     state = TrainState(step=1, since_log=SUMS, metrics_position=17)
     with Reporter(None, QUIET, silent(), settings={}).open(state) as reporter:
         reporter.step(state, SUMS, learning_rate=0.1, total_steps=2, ending="")
-        reporter.epoch(state, SUMS)
+        reporter.epoch(state, SUMS, total_steps=2000, ending="1:00 left")
         assert reporter.position(state) == 17
 
 
@@ -107,13 +107,13 @@ def test_the_position_is_that_of_the_file(tmp_path: Path) -> None:
     reporter = Reporter(tmp_path, QUIET, silent(), settings={})
     with reporter.open(state):
         assert reporter.position(state) == 0
-        reporter.epoch(state, SUMS)
+        reporter.epoch(state, SUMS, total_steps=2000, ending="1:00 left")
         assert reporter.position(state) == (tmp_path / METRICS).stat().st_size > 0
 
 
 def test_a_huge_loss_has_a_finite_perplexity(tmp_path: Path) -> None:
     with Reporter(tmp_path, QUIET, silent(), settings={}).open(TrainState()) as reporter:
-        reporter.epoch(TrainState(), Sums(nll=1e9, tgt_tokens=1))
+        reporter.epoch(TrainState(), Sums(nll=1e9, tgt_tokens=1), total_steps=2, ending="")
     assert math.isfinite(records(tmp_path)[0]["ppl"])
 
 
