@@ -7,11 +7,10 @@ Shapes: B batch, T tokens, d features.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # 64-bit golden ratio, as a signed number
-_LANES = 4  # 16-bit numbers in one 64-bit hash
 
 
 def mix(x: Tensor) -> Tensor:
@@ -34,25 +33,37 @@ def token_keys(base: int, pair_ids: Tensor, positions: Tensor) -> Tensor:
     return mix(mix(pair_ids + base) + positions * _GOLDEN)  # (B, T)
 
 
-def dropout(x: Tensor, p: float, *, training: bool, keys: Tensor | None, site: int) -> Tensor:
-    """Zero a share `p` of x (B, T, d) and scale up the rest; `keys` (B, T) decide which, else torch's generator."""
-    if not training or p == 0.0:
-        return x
-    if keys is None:
-        return F.dropout(x, p)
-    keep = _uniform16(keys, site, x.size(-1)) >= min(round(p * 65536), 65535) - 32768
-    return x * keep.to(x.dtype).mul_(1.0 / (1.0 - p))
+class Dropout(nn.Module):
+    """Zero a share `p` of the features and scale up the rest; `site` tells the dropouts of one layer apart.
 
-
-def _uniform16(keys: Tensor, site: int, features: int) -> Tensor:
-    """Return evenly distributed int16 numbers (B, T, features): four of them to one 64-bit hash.
-
-    Keys and lanes are well mixed already, so one multiplication does, by an odd number of each lane's own.
+    A feature's number is (half of the key + a) * (other half ^ b) modulo 2^32, with its own a and b, and it is dropped
+    when that is small: a product's high bits depend on all bits of both factors. No shift, so that compilers vectorise
+    it; cheap enough to be computed again in the backward pass rather than kept.
     """
-    lanes = mix(torch.arange(-(-features // _LANES), device=keys.device) + (site << 32)) | 1
-    bits = (keys.unsqueeze(-1) + lanes) * lanes  # (B, T, features / 4)
-    bits = bits ^ ((bits >> 32) & 0xFFFFFFFF)  # the low bits of a product know little of its high ones
-    return bits.view(torch.int16)[..., :features]
+
+    lanes: Tensor
+
+    def __init__(self, p: float, features: int, *, site: int) -> None:
+        super().__init__()
+        self.p = p
+        numbers = mix(mix(torch.arange(features, dtype=torch.int64)) + (site << 32))
+        self.register_buffer("lanes", _halves(numbers).T.contiguous(), persistent=False)  # (2, d)
+
+    def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
+        """x (B, T, d) -> the same shape; `keys` (B, T) decide what is dropped, without them torch's generator."""
+        if not self.training or self.p == 0.0:
+            return x
+        if keys is None:
+            return F.dropout(x, self.p)
+        halves = _halves(keys)
+        numbers = (halves[..., :1] + self.lanes[0]).mul_(halves[..., 1:] ^ self.lanes[1])  # (B, T, d)
+        keep = numbers >= min(round(self.p * 2**32), 2**32 - 1) - 2**31
+        return x * keep.to(x.dtype).mul_(1.0 / (1.0 - self.p))
+
+
+def _halves(numbers: Tensor) -> Tensor:
+    """int64 numbers (...) -> int32 numbers (..., 2)."""
+    return numbers.unsqueeze(-1).view(torch.int32)
 
 
 def _signed(number: int) -> int:

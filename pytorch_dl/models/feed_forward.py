@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pytorch_dl.models.dropout import dropout
+from pytorch_dl.models.dropout import Dropout
 from pytorch_dl.models.linear import linear
 from pytorch_dl.models.variants import named
 
@@ -31,11 +31,11 @@ class FeedForward(nn.Module):
         self.activation = (
             named({**PLAIN, **GATED}, activation, argument="activation") if isinstance(activation, str) else activation
         )
-        self.dropout = dropout
         width = gated_width(d_ff) if self.gated else d_ff
         inner = 2 * width if self.gated else width  # gate and value in one product
         self.in_proj = linear(d_model, inner, bias=bias)
         self.out_proj = linear(width, d_model, bias=bias)
+        self.dropout = Dropout(dropout, width, site=0)
 
     def forward(self, x: Tensor, *, keys: Tensor | None = None) -> Tensor:
         """x (B, T, d) -> (B, T, d); `keys` (B, T) decide the dropout."""
@@ -45,5 +45,5 @@ class FeedForward(nn.Module):
             h = self.activation(gate) * value  # (B, T, W)
         else:
             h = self.activation(h)
-        out: Tensor = self.out_proj(dropout(h, self.dropout, training=self.training, keys=keys, site=0))
+        out: Tensor = self.out_proj(self.dropout(h, keys))
         return out

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import config as functorch_config
 from torch.utils.checkpoint import checkpoint
 
 from pytorch_dl.models.attention import AttentionFunction
-from pytorch_dl.models.dropout import dropout, mix
+from pytorch_dl.models.dropout import Dropout, mix
 from pytorch_dl.models.feed_forward import Activation
 from pytorch_dl.models.kv_cache import DecoderCache
 from pytorch_dl.models.masks import additive, padding_segments, refuse_empty, segment_mask, segment_positions
@@ -67,7 +68,8 @@ class OptimizedTransformer(nn.Module):
         _check_tying(tie_embeddings, src_vocab_size=src_vocab_size, tgt_vocab_size=tgt_vocab_size)
         self.d_model, self.n_kv_heads, self.head_dim = d_model, n_kv_heads or n_heads, d_model // n_heads
         self.max_seq_len, self.pad_token_id = max_seq_len, pad_token_id
-        self.dropout, self.use_checkpointing = dropout, use_checkpointing
+        self.use_checkpointing = use_checkpointing
+        self.dropout = Dropout(dropout, d_model, site=0)
         options: dict[str, Any] = {"dropout": dropout, "activation": activation, "norm_type": norm_type, "bias": bias}
         options |= {"norm_first": norm_first, "n_kv_heads": n_kv_heads}
         options |= {"attention": attention, "attention_dropout": attention_dropout}
@@ -161,7 +163,12 @@ class OptimizedTransformer(nn.Module):
         return self.project(self.decoder_norm(x))
 
     def compile_layers(self) -> None:
-        """Compile each layer in place; layers of one kind share the compiled code."""
+        """Compile each layer in place; layers of one kind share the compiled code.
+
+        What is cheap is computed again in the backward pass rather than kept: less memory, and faster on a CPU, where
+        writing masks down takes longer than making them.
+        """
+        functorch_config.aggressive_recomputation = True
         for layer in (*self.encoder_layers, *self.decoder_layers):
             layer.compile()
 
@@ -172,7 +179,7 @@ class OptimizedTransformer(nn.Module):
     def _embed(self, side: Side, embedding: nn.Module, positions: nn.Module) -> tuple[Tensor, Any]:
         x = embedding(side.tokens) * math.sqrt(self.d_model)  # (B, T, d)
         x, rotation = positions(x, side.positions)
-        return dropout(x, self.dropout, training=self.training, keys=side.keys, site=0), rotation
+        return self.dropout(x, side.keys), rotation
 
     def _run(self, layer: nn.Module, *inputs: Tensor, **options: Any) -> Tensor:
         if self.use_checkpointing and self.training:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from pytorch_dl.models.attention import AttentionFunction, MultiHeadAttention
-from pytorch_dl.models.dropout import dropout
+from pytorch_dl.models.dropout import Dropout
 from pytorch_dl.models.feed_forward import Activation, FeedForward
 from pytorch_dl.models.kv_cache import KeyValue, LayerCache
 from pytorch_dl.models.norms import NormFactory, make_norm
@@ -24,15 +24,14 @@ from pytorch_dl.models.positions import Rotation
 class Residual(nn.Module):
     """Add a sublayer's output to the stream, normalising before the sublayer or after the sum."""
 
-    def __init__(self, norm: nn.Module, *, dropout: float, norm_first: bool, site: int) -> None:
+    def __init__(self, norm: nn.Module, dropout: Dropout, *, norm_first: bool) -> None:
         super().__init__()
-        self.norm = norm
-        self.dropout, self.norm_first, self.site = dropout, norm_first, site
+        self.norm, self.dropout, self.norm_first = norm, dropout, norm_first
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor], *, keys: Tensor | None) -> Tensor:
         """x (B, T, d) -> (B, T, d); `keys` (B, T) decide the dropout."""
         out = sublayer(self.norm(x) if self.norm_first else x)
-        x = x + dropout(out, self.dropout, training=self.training, keys=keys, site=self.site)
+        x = x + self.dropout(out, keys)
         return x if self.norm_first else self.norm(x)
 
 
@@ -60,7 +59,11 @@ class TransformerEncoderLayer(nn.Module):
         )
         self.feed_forward = FeedForward(d_model, d_ff or 4 * d_model, activation=activation, dropout=dropout, bias=bias)
         self.self_residual, self.ff_residual = (
-            Residual(make_norm(norm_type, d_model, bias=bias), dropout=dropout, norm_first=norm_first, site=site)
+            Residual(
+                make_norm(norm_type, d_model, bias=bias),
+                Dropout(dropout, d_model, site=site),
+                norm_first=norm_first,
+            )
             for site in (1, 2)
         )
 
@@ -106,7 +109,11 @@ class TransformerDecoderLayer(nn.Module):
         )
         self.feed_forward = FeedForward(d_model, d_ff or 4 * d_model, activation=activation, dropout=dropout, bias=bias)
         self.self_residual, self.cross_residual, self.ff_residual = (
-            Residual(make_norm(norm_type, d_model, bias=bias), dropout=dropout, norm_first=norm_first, site=site)
+            Residual(
+                make_norm(norm_type, d_model, bias=bias),
+                Dropout(dropout, d_model, site=site),
+                norm_first=norm_first,
+            )
             for site in (1, 2, 3)
         )
 

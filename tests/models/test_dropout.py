@@ -9,17 +9,22 @@ from small_models import Pair, random_pairs, sides, small
 from torch import Tensor
 from torch.nn import functional as F
 
-from pytorch_dl.models import dropout as module
-from pytorch_dl.models.dropout import dropout, mix, mix_number, token_keys
+from pytorch_dl.models.dropout import Dropout, mix, mix_number, token_keys
 
 TOKENS, FEATURES = 64, 64
 RATES = [0.1, 0.3, 0.5]
 
 
+def dropout(x: Tensor, p: float, *, keys: Tensor | None, site: int = 0, training: bool = True) -> Tensor:
+    """What one dropout of x's width makes of it."""
+    out: Tensor = Dropout(p, x.size(-1), site=site).train(training)(x, keys)
+    return out
+
+
 def kept(p: float, *, step: int = 0, side: int = 0, pair: int = 5, site: int = 0, seed: int = 1) -> Tensor:
     """Which features (T, d) of one pair's tokens are kept."""
     keys = token_keys(mix_number(seed, step, side), torch.full((1, TOKENS), pair), torch.arange(TOKENS).unsqueeze(0))
-    return dropout(torch.ones(1, TOKENS, FEATURES), p, training=True, keys=keys, site=site)[0] != 0
+    return dropout(torch.ones(1, TOKENS, FEATURES), p, keys=keys, site=site)[0] != 0
 
 
 def assert_unrelated(a: Tensor, b: Tensor, what: str) -> None:
@@ -60,7 +65,7 @@ def test_the_share_kept_is_1_minus_p_for_every_feature_and_position(p: float) ->
 @pytest.mark.parametrize("p", RATES)
 def test_the_mean_stays(p: float) -> None:
     keys = token_keys(3, torch.arange(100).unsqueeze(1).expand(100, TOKENS), torch.arange(TOKENS).expand(100, TOKENS))
-    out = dropout(torch.ones(100, TOKENS, FEATURES), p, training=True, keys=keys, site=0)
+    out = dropout(torch.ones(100, TOKENS, FEATURES), p, keys=keys)
     assert set(out.unique().tolist()) == {0.0, torch.tensor(1 / (1 - p)).item()}
     assert abs(out.mean().item() - 1) < 5 * math.sqrt(p / (1 - p) / out.numel())
 
@@ -93,30 +98,37 @@ def test_parities_of_several_features_are_unrelated() -> None:
 
 @pytest.mark.parametrize("lane", range(4))
 def test_each_token_is_dropped_in_its_own_way(lane: int) -> None:
-    """Each of the four numbers of a hash must depend on many bits of the key, or tokens would share masks."""
+    """Each number must depend on many bits of the key, or tokens would share masks."""
     keys = token_keys(5, torch.arange(4000).unsqueeze(1).expand(4000, 25), torch.arange(25).expand(4000, 25))
-    masks = dropout(torch.ones(4000, 25, 256), 0.5, training=True, keys=keys, site=0)[..., lane::4] != 0
+    masks = dropout(torch.ones(4000, 25, 256), 0.5, keys=keys)[..., lane::4] != 0
     numbers = (masks[..., :62].long() << torch.arange(62)).sum(-1)
     assert numbers.unique().numel() == numbers.numel() == 100_000
 
 
-def test_no_two_dropouts_of_a_model_share_their_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Tensor] = []
-    hashed = module._uniform16
+def test_any_two_features_are_unrelated() -> None:
+    keys = token_keys(7, torch.arange(2000).unsqueeze(1).expand(2000, 50), torch.arange(50).expand(2000, 50))
+    signs = dropout(torch.ones(2000, 50, 512), 0.5, keys=keys).flatten(0, 1) - 1  # (100,000, 512) of -1 and 1
+    correlations = (signs.T @ signs / signs.size(0)).fill_diagonal_(0.0)
+    assert correlations.abs().max().item() < 6 / math.sqrt(signs.size(0))  # 131,000 of them
 
-    def recorded(keys: Tensor, site: int, features: int) -> Tensor:
-        calls.append(hashed(keys, site, 16))
-        return hashed(keys, site, features)
 
-    monkeypatch.setattr(module, "_uniform16", recorded)
+def test_no_two_dropouts_of_a_model_share_their_bits() -> None:
+    masks: list[Tensor] = []
     model = small(dropout=0.3)
+
+    def recorded(dropout: Dropout, inputs: tuple[Tensor, Tensor]) -> None:
+        masks.append(dropout.forward(torch.ones_like(inputs[0]), inputs[1])[..., :16] != 0)
+
     tokens = list(range(1, 9))
     src, tgt, _ = sides([[Pair(number, tokens, tokens, tokens)] for number in range(100)], src_width=8, tgt_width=8)
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.register_forward_pre_hook(recorded)
     model.hidden(src, tgt)
     # Two embeddings; inner features and residuals of two encoder layers (3 each) and two decoder layers (4 each).
-    assert len(calls) == 2 + 2 * 3 + 2 * 4
-    for (i, a), (j, b) in itertools.combinations(enumerate(calls), 2):
-        assert_unrelated(a < 0, b < 0, f"dropouts {i} and {j}")
+    assert len(masks) == 2 + 2 * 3 + 2 * 4
+    for (i, a), (j, b) in itertools.combinations(enumerate(masks), 2):
+        assert_unrelated(a, b, f"dropouts {i} and {j}")
 
 
 @pytest.mark.parametrize("positions", ["rope", "sinusoidal"])
@@ -128,7 +140,7 @@ def test_a_pair_is_dropped_alike_in_any_row(positions: str) -> None:
     masks = []
     for side, index in ((packed_src, 2), (alone_src, 1), (packed_tgt, 2), (alone_tgt, 1)):
         assert side.keys is not None
-        out = dropout(torch.ones(1, side.tokens.size(1), 16), 0.4, training=True, keys=side.keys, site=3)
+        out = dropout(torch.ones(1, side.tokens.size(1), 16), 0.4, keys=side.keys, site=3)
         masks.append(out[side.segments == index] != 0)
     assert torch.equal(masks[0], masks[1])
     assert torch.equal(masks[2], masks[3])
@@ -140,15 +152,15 @@ def test_a_pair_is_dropped_alike_in_any_row(positions: str) -> None:
 
 def test_a_mask_does_not_depend_on_the_batch_or_the_width() -> None:
     keys = token_keys(9, torch.arange(6).view(3, 2), torch.arange(2).expand(3, 2))
-    whole = dropout(torch.ones(3, 2, 10), 0.5, training=True, keys=keys, site=1)
-    assert torch.equal(dropout(torch.ones(1, 2, 10), 0.5, training=True, keys=keys[1:2], site=1), whole[1:2])
-    assert torch.equal(dropout(torch.ones(3, 2, 7), 0.5, training=True, keys=keys, site=1), whole[..., :7])
+    whole = dropout(torch.ones(3, 2, 10), 0.5, keys=keys, site=1)
+    assert torch.equal(dropout(torch.ones(1, 2, 10), 0.5, keys=keys[1:2], site=1), whole[1:2])
+    assert torch.equal(dropout(torch.ones(3, 2, 7), 0.5, keys=keys, site=1), whole[..., :7])
 
 
 def test_the_gradient_passes_where_the_value_does() -> None:
     x = torch.randn(2, 3, 8, requires_grad=True)
     keys = token_keys(1, torch.zeros(2, 3, dtype=torch.int64), torch.arange(6).view(2, 3))
-    out = dropout(x, 0.3, training=True, keys=keys, site=0)
+    out = dropout(x, 0.3, keys=keys)
     (gradient,) = torch.autograd.grad(out.sum(), x)
     assert torch.equal(gradient != 0, out != 0)
     assert torch.allclose(out, x * gradient)
@@ -157,14 +169,14 @@ def test_the_gradient_passes_where_the_value_does() -> None:
 
 def test_without_training_or_rate_nothing_happens() -> None:
     x, keys = torch.randn(1, 2, 4), torch.zeros(1, 2, dtype=torch.int64)
-    assert dropout(x, 0.5, training=False, keys=keys, site=0) is x
-    assert dropout(x, 0.0, training=True, keys=keys, site=0) is x
+    assert dropout(x, 0.5, training=False, keys=keys) is x
+    assert dropout(x, 0.0, keys=keys) is x
 
 
 def test_without_keys_it_is_that_of_torch() -> None:
     x = torch.randn(3, 4, 5)
     torch.manual_seed(3)
-    ours = dropout(x, 0.5, training=True, keys=None, site=0)
+    ours = dropout(x, 0.5, keys=None)
     torch.manual_seed(3)
     assert torch.equal(ours, F.dropout(x, 0.5))
 
@@ -173,9 +185,9 @@ def test_without_keys_it_is_that_of_torch() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_every_rate_and_type_works(p: float, dtype: torch.dtype) -> None:
     keys = token_keys(1, torch.zeros(4, 50, dtype=torch.int64), torch.arange(200).view(4, 50))
-    out = dropout(torch.ones(4, 50, 64, dtype=dtype), p, training=True, keys=keys, site=0)
+    out = dropout(torch.ones(4, 50, 64, dtype=dtype), p, keys=keys)
     assert out.dtype == dtype
-    assert abs((out != 0).float().mean().item() - (1 - p)) < 5 * math.sqrt(p * (1 - p) / out.numel()) + 2**-15
+    assert abs((out != 0).float().mean().item() - (1 - p)) < 5 * math.sqrt(p * (1 - p) / out.numel()) + 2**-30
 
 
 @pytest.mark.slow
@@ -185,9 +197,7 @@ def test_compiled_masks_are_the_same(features: int) -> None:
     keys = token_keys(4, torch.arange(32).view(4, 8), torch.arange(8).expand(4, 8))
     x = torch.randn(4, 8, features)
 
-    def masked(x: Tensor, keys: Tensor) -> Tensor:
-        return dropout(x, 0.3, training=True, keys=keys, site=2)
-
+    masked = Dropout(0.3, features, site=2)
     assert torch.equal(torch.compile(masked, fullgraph=True)(x, keys), masked(x, keys))
     compiled_keys = torch.compile(token_keys, fullgraph=True)(4, keys, keys)
     assert torch.equal(compiled_keys, token_keys(4, keys, keys))
