@@ -1,5 +1,6 @@
 """The layers against those of torch.nn with copied weights: values and every gradient."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from small_models import assert_same, randomised
 from torch import Tensor, nn
 from torch_oracle import assert_same_gradients, copy_weights, inputs_of_two, of_decoder_layer, of_encoder_layer
 
-from pytorch_dl.models.dropout import token_keys
+from pytorch_dl.models.dropout import Dropout, token_keys
 from pytorch_dl.models.feed_forward import GATED, PLAIN
 from pytorch_dl.models.masks import additive, segment_mask
 from pytorch_dl.models.norms import NORMS
@@ -128,12 +129,9 @@ def test_a_residual_adds_then_normalises_or_normalises_then_adds() -> None:
     x = torch.randn(1, 2, 4)
     double = nn.Identity()
     double.forward = lambda y: 2 * y  # type: ignore[method-assign]
-    assert torch.allclose(
-        Residual(double, dropout=0.0, norm_first=True, site=1)(x, lambda y: y + 1, keys=None), 3 * x + 1
-    )
-    assert torch.allclose(
-        Residual(double, dropout=0.0, norm_first=False, site=1)(x, lambda y: y + 1, keys=None), 4 * x + 2
-    )
+    none = Dropout(0.0, 4, site=1)
+    assert torch.allclose(Residual(double, none, norm_first=True)(x, lambda y: y + 1, keys=None), 3 * x + 1)
+    assert torch.allclose(Residual(double, none, norm_first=False)(x, lambda y: y + 1, keys=None), 4 * x + 2)
 
 
 def test_the_width_of_the_feed_forward_layer_is_4_d_model_when_left_out() -> None:
@@ -143,8 +141,9 @@ def test_the_width_of_the_feed_forward_layer_is_4_d_model_when_left_out() -> Non
 
 def test_each_branch_of_a_layer_drops_other_features() -> None:
     layer = TransformerDecoderLayer(D, HEADS, dropout=0.5)
-    sites = {layer.self_residual.site, layer.cross_residual.site, layer.ff_residual.site, 0}
-    assert len(sites) == 4
+    residuals = (layer.self_residual, layer.cross_residual, layer.ff_residual)
+    lanes = [residual.dropout.lanes for residual in residuals] + [layer.feed_forward.dropout.lanes[:, :D]]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(lanes, 2))
     keys = token_keys(1, torch.arange(6).view(2, 3), torch.arange(3).expand(2, 3))
     x, memory = torch.randn(2, 3, D), torch.randn(2, 4, D)
     assert torch.equal(layer(x, memory, keys=keys), layer(x, memory, keys=keys))
