@@ -26,6 +26,8 @@ class Ours:
     def __init__(self, config: Config, tokenizers: TokenizerPair, loader: BatchLoader, *, run_dir: str) -> None:
         self.model = build_model(config, tokenizers)
         self.trainer = create_trainer(model=self.model, train_dataloader=loader, config=config, run_dir=run_dir)
+        if config.system.compile is True:
+            self.model.train().compile_layers()
         self.reader = build_model(config, tokenizers).eval()  # as a Translator has it: in fp32, not compiled
         self.special = tokenizers.tgt
         self.what = described(config, self.trainer.state.precision)
@@ -61,7 +63,7 @@ def described(config: Config, precision: str) -> str:
         "pairs packed into rows" if data.layout == "packed" else batches,
         "projection and loss in chunks",
         f"{config.optimizer.name}, fused",
-        "layers compiled" if config.system.compile else "not compiled",
+        "layers compiled" if config.system.compile is True else "not compiled",
         "keys and values kept while decoding",
     ]
     return f"pytorch_dl: {', '.join(parts)}"

@@ -14,6 +14,7 @@ import typer
 
 from pytorch_dl.errors import ConfigError, Interrupted
 from pytorch_dl.failures import told
+from pytorch_dl.process import fix_kernels
 
 if TYPE_CHECKING:
     from pytorch_dl.config import Config
@@ -233,23 +234,6 @@ def main() -> None:
         stream.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
     code = execute([word for word in sys.argv[1:] if word != "--debug"], debug="--debug" in sys.argv)
     raise SystemExit(_flush(code))
-
-
-def fix_kernels() -> None:
-    """Tell the libraries below torch, before it is loaded, how to use the CPU.
-
-    MKL is to choose its kernels by the CPU alone: same bits in each process. Its own choice, AUTO, takes the slowest
-    ones on a CPU that is not Intel's: up to 40 % slower. And OpenMP's threads wait for each other by spinning for ever,
-    which beside any other busy process made a step up to 15 times slower; a short spin costs 2 % on a quiet machine.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    cpu = Path("/proc/cpuinfo")
-    features = cpu.read_text() if cpu.exists() else ""
-    if "avx2" in features and "avx512f" not in features:
-        os.environ.setdefault("MKL_CBWR", "AVX2")
-    elif "avx512f" in features and "GenuineIntel" in features:
-        os.environ.setdefault("MKL_CBWR", "AVX512")
 
 
 def execute(arguments: list[str], *, debug: bool = False) -> int:

@@ -30,6 +30,7 @@ from pytorch_dl.files import RunLock, new_folder, remove_leftovers, write_file, 
 from pytorch_dl.generation.generate import SearchSettings
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.prepare import new_tokenizers, prepare
+from pytorch_dl.process import keep_freed_memory
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.progress import Progress, Sample
 from pytorch_dl.training.run_folder import RunFolder
@@ -104,6 +105,7 @@ def train(folder: RunFolder, *, progress: Progress) -> None:
     with RunLock(folder.path):
         remove_leftovers(folder.path)
         data = prepare(folder, config, progress.say)
+        keep_freed_memory()  # not before: what preparation frees goes back to the system
         model = build_model(config, data.tokenizers)
         progress.say(f"model: {model.num_parameters():,} parameters on {next(model.parameters()).device}")
         val = data.val_dataloader()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import TINY, write_tsv
 
-from pytorch_dl.cli import fix_kernels
+from pytorch_dl.process import fix_kernels
 
 # A shell's background job ignores Ctrl-C, one under nohup the end of the terminal; the children of both likewise.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,7 +6,7 @@ Imports point down only, and folders of one layer do not import each other:
     L3  evaluation experiments export translator
     L2  training generation
     L1  models dataset
-    L0  config files data, without torch, and errors below them
+    L0  config files data, without torch, and errors and process below them
 """
 
 import ast
@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = "pytorch_dl"
 LAYERS = [
-    {"errors"},
+    {"errors", "process"},
     {"config", "files", "data"},
     {"models", "dataset"},
     {"training", "generation"},

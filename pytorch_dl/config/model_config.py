@@ -221,8 +221,8 @@ class SystemConfig(Section):
     """Where to train: the GPU when there is one."""
     num_threads: Positive | None = None
     """CPU threads: one for each core when left out."""
-    compile: bool = False
-    """Compile each layer with torch.compile: slow to start, then faster."""
+    compile: bool | Literal["auto"] = "auto"
+    """Compile each layer with torch.compile: half a minute, then faster steps; auto: where that pays in the end."""
 
 
 class LoggingConfig(Section):

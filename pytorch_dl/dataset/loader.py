@@ -38,6 +38,11 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         return self.batches(0)
 
+    @property
+    def has_one_shape(self) -> bool:
+        """Whether all batches of all epochs have the same shape."""
+        return self.planner.packed
+
     def plan(self, epoch: int) -> Plan:
         """The plan of an epoch; the last one asked for is kept."""
         if self._plan is None or self._plan[0] != epoch:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._functorch import config as functorch_config
 from torch.utils.checkpoint import checkpoint
 
 from pytorch_dl.models.attention import AttentionFunction
@@ -69,6 +68,7 @@ class OptimizedTransformer(nn.Module):
         self.d_model, self.n_kv_heads, self.head_dim = d_model, n_kv_heads or n_heads, d_model // n_heads
         self.max_seq_len, self.pad_token_id = max_seq_len, pad_token_id
         self.use_checkpointing = use_checkpointing
+        self._compiled: dict[nn.Module, Callable[..., Tensor]] = {}
         self.dropout = Dropout(dropout, d_model, site=0)
         options: dict[str, Any] = {"dropout": dropout, "activation": activation, "norm_type": norm_type, "bias": bias}
         options |= {"norm_first": norm_first, "n_kv_heads": n_kv_heads}
@@ -163,14 +163,16 @@ class OptimizedTransformer(nn.Module):
         return self.project(self.decoder_norm(x))
 
     def compile_layers(self) -> None:
-        """Compile each layer in place; layers of one kind share the compiled code.
+        """Compile what training does with each layer; layers of one kind share the compiled code.
 
         What is cheap is computed again in the backward pass rather than kept: less memory, and faster on a CPU, where
         writing masks down takes longer than making them.
         """
-        functorch_config.aggressive_recomputation = True
+        from torch._functorch import config
+
+        config.aggressive_recomputation = True
         for layer in (*self.encoder_layers, *self.decoder_layers):
-            layer.compile()
+            self._compiled[layer] = torch.compile(layer.forward)
 
     def num_parameters(self) -> int:
         """Parameters, tied ones counted once."""
@@ -182,10 +184,15 @@ class OptimizedTransformer(nn.Module):
         return self.dropout(x, side.keys), rotation
 
     def _run(self, layer: nn.Module, *inputs: Tensor, **options: Any) -> Tensor:
-        if self.use_checkpointing and self.training:
-            out: Tensor = checkpoint(layer, *inputs, use_reentrant=False, **options)
-        else:
-            out = layer(*inputs, **options)
+        if not self.training:
+            out: Tensor = layer(*inputs, **options)
+            return out
+        run = self._compiled.get(layer, layer)
+        out = (
+            checkpoint(run, *inputs, use_reentrant=False, **options)
+            if self.use_checkpointing
+            else run(*inputs, **options)
+        )
         return out
 
 

@@ -52,6 +52,7 @@ class TrainState:
     seconds: Real = 0.0  # of training, over all its lives
     metrics_position: Whole = 0  # bytes of metrics.jsonl
     precision: Precision = "fp32"
+    compiled: Annotated[bool, Field(strict=True)] = False  # the layers: other kernels give other bits
     since_log: Sums = field(default_factory=Sums)
     this_epoch: Sums = field(default_factory=Sums)
     scaler: dict[str, Whole | Real] = field(default_factory=dict)  # of fp16 losses

@@ -20,6 +20,7 @@ from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.accumulation import Group, groups, steps_per_epoch
 from pytorch_dl.training.best_weights import use_average_if_better, use_best
 from pytorch_dl.training.checkpointer import Checkpointer
+from pytorch_dl.training.compilation import Compile, is_compiled
 from pytorch_dl.training.ending import end_reason, seconds_left
 from pytorch_dl.training.loaders import is_exact
 from pytorch_dl.training.objective import (
@@ -67,6 +68,7 @@ class OptimizedTrainer:
         logging: LoggingConfig | None = None,
         schedule: Schedule | None = None,
         seed: int = 1,
+        compile: Compile = False,
         decode: Decode | None = None,
         progress: Progress | None = None,
         hyperparameters: Mapping[str, Any] | None = None,
@@ -75,7 +77,7 @@ class OptimizedTrainer:
         given = {name: value for name, value in given.items() if value is not None}
         self.settings = TrainingConfig.model_validate({**(training or TrainingConfig()).model_dump(), **given})
         self.model, self.train_dataloader, self.val_dataloader = model, train_dataloader, val_dataloader
-        self.seed, self.decode = seed, decode
+        self.seed, self.compile, self.decode = seed, compile, decode
         self.device = next(model.parameters()).device
         self._require_scores()
         self.state = TrainState(precision=choose_precision(self.settings.mixed_precision, self.device))
@@ -113,6 +115,18 @@ class OptimizedTrainer:
             ckpt.refuse_existing(self.checkpoint_dir)
         self._leave_best()
         self.model.train()
+        if not self.state.step:
+            self.state.compiled = is_compiled(
+                self.compile,
+                model=self.model,
+                loader=self.train_dataloader,
+                steps=total_steps * size,
+                time_limit=self.settings.time_limit,
+                precision=self.state.precision,
+            )
+        if self.state.compiled:
+            self.reporter.say("compiling the layers: the first steps take half a minute")
+            self.model.compile_layers()
         with self.reporter.open(self.state), self._stop:
             try:
                 if total_steps < FEW_STEPS and not self.state.step:
@@ -300,8 +314,6 @@ def create_trainer(
         raise ConfigError(problem, fix="make the model with the sizes in data_module.vocab_sizes")
     if config.system.num_threads:
         torch.set_num_threads(config.system.num_threads)
-    if config.system.compile:
-        model.compile_layers()
     run_dir = Path(run_dir)
     return OptimizedTrainer(
         model,
@@ -314,6 +326,7 @@ def create_trainer(
         logging=config.logging,
         schedule=partial(learning_rate_factor, config.scheduler),
         seed=config.system.seed,
+        compile=config.system.compile,
         decode=decode,
         progress=progress,
         hyperparameters=config.model_dump(),
