@@ -58,24 +58,42 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def _forward_chunks(
     hidden: Tensor, weight: Tensor, labels: Tensor, ignored: int, smoothing: float, train: bool
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Both sums, and their gradients for hidden and weight.
+
+    A logit's gradient is softmax - (1 - eps) [is label] - eps / V. The softmax's division is done on the products, and
+    so is the last term, which is the same for all logits: what is of size (rows, V) is passed over as seldom as can be.
+    """
     accurate = torch.promote_types(weight.dtype, torch.float32)
-    smoothed, nll = (torch.zeros((), dtype=accurate, device=hidden.device) for _ in range(2))
-    hidden_grad = torch.empty_like(hidden) if train else hidden
-    weight_grad = torch.zeros_like(weight, dtype=accurate) if train else weight
+    valid = (labels != ignored).unsqueeze(1)  # (N, 1)
+    targets = labels.unsqueeze(1).where(valid, 0)
+    uniform = smoothing / weight.size(0)
+    hidden_sum, weight_sum = (hidden * valid).sum(0, dtype=accurate), weight.sum(0, dtype=accurate)  # (d,)
+    nll = torch.zeros((), dtype=accurate, device=hidden.device)
+    lse_sum = torch.zeros_like(nll)
+    hidden_grad = torch.empty_like(hidden, dtype=accurate) if train else hidden
+    weight_grad = (-uniform * hidden_sum).repeat(weight.size(0), 1) if train else weight
     rows = CHUNK_ROWS.get(hidden.device.type, 1024)
     for start in range(0, hidden.size(0), rows):
         part = slice(start, start + rows)
-        logits = (hidden[part] @ weight.T).to(accurate)  # (rows, V)
-        valid = labels[part] != ignored
-        target = labels[part].where(valid, 0).unsqueeze(1)
-        lse = logits.logsumexp(dim=1)
-        token_nll = (lse - logits.gather(1, target).squeeze(1)) * valid
-        nll += token_nll.sum()
-        smoothed += (1 - smoothing) * token_nll.sum() + smoothing * ((lse - logits.mean(dim=1)) * valid).sum()
+        logits = hidden[part] @ weight.T  # (rows, V)
+        target_logits = logits.gather(1, targets[part]).to(accurate)
+        exps, top, total = _exponentials(logits, accurate)
+        lse = top + total.log()  # (rows, 1)
+        nll += ((lse - target_logits) * valid[part]).sum()
+        lse_sum += (lse * valid[part]).sum()
         if train:
-            grad = logits.sub_(lse.unsqueeze(1)).exp_().sub_(smoothing / weight.size(0))
-            grad.scatter_add_(1, target, grad.new_full((), smoothing - 1).expand_as(target))
-            grad = grad.mul_(valid.unsqueeze(1)).to(weight.dtype)
-            torch.mm(grad, weight, out=hidden_grad[part])
-            weight_grad += grad.T @ hidden[part]
+            # Subtracted before it is rounded: of a label that is learnt little is left.
+            exps.scatter_(1, targets[part], ((target_logits - top).exp() - (1 - smoothing) * total).to(exps.dtype))
+            scale = valid[part] / total
+            hidden_grad[part] = (exps @ weight).to(accurate) * scale - uniform * weight_sum * valid[part]
+            weight_grad += exps.T @ (hidden[part] * scale).to(hidden.dtype)
+    smoothed = (1 - smoothing) * nll + smoothing * (lse_sum - hidden_sum @ weight_sum / weight.size(0))
     return (smoothed, nll), (hidden_grad, weight_grad)
+
+
+def _exponentials(logits: Tensor, accurate: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (rows, V) -> exp(logits - top), and with one column the top logits and the sums of the exponentials."""
+    wide = logits.to(accurate)
+    top = wide.amax(1, keepdim=True)
+    exps = wide.sub_(top).exp_()
+    return exps.to(logits.dtype), top, exps.sum(1, keepdim=True)
