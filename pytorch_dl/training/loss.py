@@ -73,6 +73,7 @@ def _forward_chunks(
     hidden_grad = torch.empty_like(hidden, dtype=accurate) if train else hidden
     weight_grad = (-uniform * hidden_sum).repeat(weight.size(0), 1) if train else weight
     rows = CHUNK_ROWS.get(hidden.device.type, 1024)
+    index = torch.arange(rows, device=hidden.device)
     for start in range(0, hidden.size(0), rows):
         part = slice(start, start + rows)
         logits = hidden[part] @ weight.T  # (rows, V)
@@ -83,7 +84,9 @@ def _forward_chunks(
         lse_sum += (lse * valid[part]).sum()
         if train:
             # Subtracted before it is rounded: of a label that is learnt little is left.
-            exps.scatter_(1, targets[part], ((target_logits - top).exp() - (1 - smoothing) * total).to(exps.dtype))
+            exps[index[: len(exps)], targets[part, 0]] = (
+                ((target_logits - top).exp() - (1 - smoothing) * total).squeeze(1).to(exps.dtype)
+            )
             scale = valid[part] / total
             hidden_grad[part] = (exps @ weight).to(accurate) * scale - uniform * weight_sum * valid[part]
             weight_grad += exps.T @ (hidden[part] * scale).to(hidden.dtype)
