@@ -113,6 +113,8 @@ def check(
     tgt: Tgt = None,
     val_src: ValSrc = None,
     val_tgt: ValTgt = None,
+    test_src: TestSrc = None,
+    test_tgt: TestTgt = None,
     config: ConfigFile = None,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -122,6 +124,8 @@ def check(
         "data.train_tgt_path": tgt,
         "data.val_data_path": val_src,
         "data.val_tgt_path": val_tgt,
+        "data.test_data_path": test_src,
+        "data.test_tgt_path": test_tgt,
     }
     settings = _settings(config, None, overrides, paths)
     from pytorch_dl.commands import print_check

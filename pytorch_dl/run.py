@@ -49,14 +49,15 @@ def check_texts(config: Config, say: Say) -> tuple[CheckReport, TokenizerPair | 
     """
     data, seed = config.data, config.system.seed
     whole = texts_of(data.model_copy(update={"val_split": 0}), seed=seed)
-    report = check(whole.train, whole.val or None)
+    test = [source(data, data.test_data_path, data.test_tgt_path)] if data.test_data_path else []
+    report = check(whole.train, whole.val, test)
     if report.errors:
         return report, None
     texts = texts_of(data, seed=seed)
     tokenizers = new_tokenizers(config, texts, say)
-    report = check(whole.train, whole.val or None, tokenizers=tokenizers, max_length=data.max_length)
+    report = check(whole.train, whole.val, test, tokenizers=tokenizers, max_length=data.max_length)
     if data.val_split:
-        report = replace(report, val=check(texts.val, None, tokenizers=tokenizers, max_length=data.max_length).train)
+        report = replace(report, val=check(texts.val, tokenizers=tokenizers, max_length=data.max_length).train)
     return report, tokenizers
 
 
@@ -147,6 +148,7 @@ def evaluate_run(folder: RunFolder, *, beam_size: int, progress: Progress) -> li
         (pair.src, pair.tgt, text) for pair, text in itertools.islice(zip(pairs, translations, strict=True), SAMPLES)
     ]
     write_file(folder.path / f"{name}.translations.txt", as_lines(translations))
+    write_file(folder.path / f"{name}.compared.tsv", _compared(pairs, translations))
     write_report(folder.path, scores, samples, facts=facts)
     progress.say(f"{name} text, {len(pairs):,} pairs, beam {beam_size}:")
     for line in score_lines(scores):
@@ -170,6 +172,16 @@ def evaluate(
     if not has_four_grams(references):
         say("BLEU is left out: it counts runs of four words, and no reference is so long")
     return translations, score(translations, references, nll=nll, num_tokens=num_tokens)
+
+
+def _compared(pairs: Sequence[TextPair], translations: Sequence[str]) -> str:
+    """A table of what was asked for and what came: wrong answers first, in the order of the text."""
+    rows = [
+        ("right" if text == pair.tgt else "wrong", pair.src, pair.tgt, text)
+        for pair, text in zip(pairs, translations, strict=True)
+    ]
+    rows = [("answer", "source", "reference", "translation"), *sorted(rows, key=lambda row: row[0], reverse=True)]
+    return as_lines(["\t".join(cell.replace("\t", " ") for cell in row) for row in rows])
 
 
 def as_lines(translations: Sequence[str]) -> str:
@@ -198,8 +210,6 @@ def _check_before(config: Config, say: Say) -> TokenizerPair | None:
     for line in report.lines():
         say(line)
     refuse_errors(report)
-    if config.data.test_data_path:
-        _evaluation_text(config, say)  # a fault in it shows now rather than after the training
     return tokenizers
 
 

@@ -107,11 +107,16 @@ class TestRun:
         assert left == {
             *("config.yaml", "data.json", "environment.json", "evaluation.json", "metrics.jsonl", "timing.jsonl"),
             *("tokenizer", "cache", "checkpoints", "model"),
-            *("report.json", "report.md", "validation.translations.txt"),
+            *("report.json", "report.md", "validation.translations.txt", "validation.compared.tsv"),
         }
         report = json.loads((tiny_run / "report.json").read_text())
         assert (report["text"], report["pairs"], report["beam_size"]) == ("validation", 12, 2)
-        assert (tiny_run / "validation.translations.txt").read_text().count("\n") == 12
+        translations = (tiny_run / "validation.translations.txt").read_text().splitlines()
+        header, *rows = (line.split("\t") for line in (tiny_run / "validation.compared.tsv").read_text().splitlines())
+        assert header == ["answer", "source", "reference", "translation"]
+        assert [row[0] for row in rows] == sorted((row[0] for row in rows), reverse=True)  # wrong ones first
+        assert all((row[0] == "right") == (row[2] == row[3]) for row in rows)
+        assert len(translations) == 12 and sorted(row[3] for row in rows) == sorted(translations)
         assert [record["step"] for record in records(tiny_run) if record["kind"] == "validation"] == [10, 20]
 
     def test_two_files_with_validation_and_test_text(self, tmp_path, capsys):
@@ -123,6 +128,7 @@ class TestRun:
         assert result.code == 0, result.err
         assert json.loads((tmp_path / "run/report.json").read_text())["pairs"] == 7
         assert (tmp_path / "run/test.translations.txt").read_text().count("\n") == 7
+        assert "Test text" in result.err
         data = load_config(tmp_path / "run/config.yaml").data
         assert (data.train_tgt_path, data.val_data_path) == (str(tgt), str(val_src))
 
@@ -242,9 +248,12 @@ class TestCheck:
 
     def test_json(self, tmp_path, capsys):
         text, val = write_tsv(tmp_path / "text.tsv"), write_tsv(tmp_path / "val.tsv", 7, first=50)
-        report = json.loads(call(capsys, "check", "--src", text, "--val-src", val, "--json").out)
-        assert report["train"]["pairs"] == 60
-        assert report["val"]["pairs"] == 7
+        test = write_tsv(tmp_path / "test.tsv", 5, first=58)
+        texts = ("--src", text, "--val-src", val, "--test-src", test)
+        report = json.loads(call(capsys, "check", *texts, "--json").out)
+        assert [report[name]["pairs"] for name in ("train", "val", "test")] == [60, 7, 5]
+        found = [finding["text"] for finding in report["findings"] if "2 (40.0 %) test pairs" in finding["text"]]
+        assert found == ["2 (40.0 %) test pairs are in the training text too"]
 
     def test_reads_the_texts_of_a_file(self, tmp_path, capsys):
         (tmp_path / "config.yaml").write_text(f"data: {{train_data_path: {write_tsv(tmp_path / 'text.tsv')}}}\n")

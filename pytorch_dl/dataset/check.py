@@ -1,6 +1,7 @@
 """The data check: reads the text once before anything is trained on it, counts, and says what is wrong with it.
 
-Two files are enough; with tokenizers it also looks at tokens, with a validation text at what both share.
+Two files are enough; with tokenizers it also looks at tokens, with validation and test text at what they share with the
+training text.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ class CheckReport:
 
     train: DataSummary
     val: DataSummary | None
+    test: DataSummary | None
     findings: tuple[Finding, ...]
 
     @property
@@ -39,6 +41,8 @@ class CheckReport:
         lines = _data_lines("Training text", self.train)
         if self.val is not None:
             lines += _data_lines("Validation text", self.val)
+        if self.test is not None:
+            lines += _data_lines("Test text", self.test)
         lines += [f"{finding.level:<7}  {finding.text}" for finding in self.findings]
         return [*lines, f"{_count(len(self.errors), 'error')}, {_count(len(self.warnings), 'warning')}"]
 
@@ -49,25 +53,28 @@ class CheckReport:
 
 def check(
     train: Sequence[PairStream],
-    val: Sequence[PairStream] | None,
+    val: Sequence[PairStream] | None = None,
+    test: Sequence[PairStream] | None = None,
     *,
     tokenizers: "TokenizerPair | None" = None,
     max_length: int | None = None,
 ) -> CheckReport:
     """Read the text once and report on it; `max_length` is in tokens with the end mark, and needs tokenizers."""
-    train_surveys = [survey(stream, tokenizers=tokenizers) for stream in train]
-    train_summary = summarize(train_surveys, max_length=max_length)
-    findings = [*_stream_findings(train, train_surveys, train_summary, max_length=max_length)]
-    findings += repeat_findings("training text", train_summary)
-    val_summary = None
-    if val:
-        val_surveys = [survey(stream, tokenizers=tokenizers) for stream in val]
-        val_summary = summarize(val_surveys, max_length=max_length)
-        findings += _stream_findings(val, val_surveys, val_summary, max_length=max_length)
-        findings += repeat_findings("validation text", val_summary)
-        findings += overlap_findings(train_surveys, val_surveys)
+    findings: list[Finding] = []
+    surveys: dict[str, list[Survey]] = {}
+    summaries: dict[str, DataSummary] = {}
+    for what, streams in (("training", train), ("validation", val), ("test", test)):
+        if not streams:
+            continue
+        surveys[what] = [survey(stream, tokenizers=tokenizers) for stream in streams]
+        summaries[what] = summarize(surveys[what], max_length=max_length)
+        findings += _stream_findings(streams, surveys[what], summaries[what], max_length=max_length)
+        findings += repeat_findings(f"{what} text", summaries[what])
+        if what != "training":
+            findings += overlap_findings(surveys["training"], surveys[what], what)
     levels = ("error", "warning", "note")
-    return CheckReport(train_summary, val_summary, tuple(sorted(findings, key=lambda f: levels.index(f.level))))
+    found = tuple(sorted(findings, key=lambda finding: levels.index(finding.level)))
+    return CheckReport(summaries["training"], summaries.get("validation"), summaries.get("test"), found)
 
 
 def _stream_findings(

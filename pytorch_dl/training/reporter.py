@@ -65,9 +65,10 @@ class Reporter:
         """Show an optimizer step; record the sums when a line is due, and begin new ones."""
         self._tokens += sums.src_tokens + sums.tgt_tokens
         speed = self._tokens / max(1e-9, time.monotonic() - self._since)
+        loss = sums.nll / sums.tgt_tokens
         self.progress.step(
-            f"step {state.step:,}/{total_steps:,} | epoch {state.epoch + 1} | "
-            f"loss {sums.loss / sums.tgt_tokens:.3f} | {speed:,.0f} tokens/s | {sums.efficiency:.0%} full | {ending}"
+            f"step {state.step:,}/{total_steps:,} | epoch {state.epoch + 1} | training loss {loss:.3f} | "
+            f"{speed:,.0f} tokens/s | {sums.efficiency:.0%} full | {ending}"
         )
         if state.step % self.config.log_every:
             return

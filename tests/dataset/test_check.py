@@ -191,6 +191,15 @@ def test_validation_text_that_is_training_text(corpus, shared, level):
         only(of_level(report, level), f"{count} validation pairs are in the training text too")
 
 
+def test_a_test_text_may_be_training_text_but_not_unsaid(corpus):
+    train, fresh = sentences(500), sentences(100, seed=1)
+    report = check([corpus(train)], test=[corpus([*train[:30], *fresh[30:]], "test")])
+    only(of_level(report, "warning"), "30 (30.0 %) test pairs are in the training text too")
+    whole = check([corpus(train)], test=[corpus(train, "test")])
+    assert not whole.errors
+    only(whole.warnings, "all 500 test pairs are in the training text too")
+
+
 def test_same_files_for_training_and_validation_are_an_error(corpus):
     train = corpus(sentences(50))
     report = check([train], [train])
