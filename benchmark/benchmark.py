@@ -1,32 +1,37 @@
-"""The specification's four claims, measured: `python benchmark/benchmark.py [--preset P] [--data FOLDER] [SETTING...]`.
+"""Training measured: `python benchmark/benchmark.py [--size T|B] [--data FOLDER] [SETTING...]`.
 
-Side by side in one process and by turns: a plain Transformer of 2017 (baseline.py) and this project's (ours.py), of the
-same size, on the same text, with as many pairs a step. Prints a table; writes results.json and results.png.
+Side by side in one process and by turns: a plain Transformer of 2017 (baseline.py), tuned loops around others' models
+(peers.py) and Hugging Face's trainer (hf_trainer.py), as far as they are installed, and this project (ours.py); of the
+same size, on the same text, with as many pairs a step. Answers the specification's four claims as well. Prints tables;
+writes NAME.json, NAME.md and NAME.png.
 """
 
 import argparse
+import importlib.util
+import os
 import sys
 import tempfile
 import textwrap
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 if not __package__:  # run as a file: the checkout's root takes the place of this folder among the places of modules
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import torch
-
 from benchmark.machine import machine
-from benchmark.measures import NAMES, Amount, Figures, Side, measure
-from benchmark.report import claims_of, table, write_plot
+from benchmark.measures import CLAIMED, Amount, Figures, measure
+from benchmark.peers import found_peers
+from benchmark.report import claims_of, table, trainers_of, trainers_table, write_plot
 from benchmark.resident import peak_rss, save
 from benchmark.workload import DATES, Workload, configuration, find_text, prepare, text_settings
 from pytorch_dl.config import Config, get_config
 from pytorch_dl.config.templates import TEMPLATES
 from pytorch_dl.dataset.efficient_dataloader import texts_of
 from pytorch_dl.errors import ConfigError, UserError
-from pytorch_dl.files import write_json
+from pytorch_dl.files import write_file, write_json
+from pytorch_dl.process import keep_freed_memory
 
 SIZES = {"T": "tiny", "B": None}  # B: the default model, d_model 512 with 6 + 6 layers
 MEASURED = {
@@ -64,6 +69,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--warmup", type=positive, default=5, help="training steps before the first repeat")
     found.add_argument("--new-tokens", type=int, default=0, help="of each sentence; 0: the mean length of a target")
     found.add_argument("--no-rss", action="store_true", help="leave out the peak of resident memory")
+    found.add_argument("--only-claims", action="store_true", help="leave out all but the baseline and ours")
+    found.add_argument("--name", default="results", help="of the files that are written")
     found.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "results")
     found.add_argument("settings", nargs="*", metavar="SECTION.KEY=VALUE", help="of ours, as data.layout=packed")
     return found
@@ -82,36 +89,54 @@ def run(options: argparse.Namespace) -> Path:
     preset = options.preset or SIZES[options.size]
     text = text_settings(folder, src_suffix=options.src_suffix, tgt_suffix=options.tgt_suffix)
     config = configuration(get_config(preset) if preset else Config(), text, options.settings)
-    if config.system.num_threads:
-        torch.set_num_threads(config.system.num_threads)
     where = machine()
     amount = Amount(options.repeats, options.steps, options.warmup, options.new_tokens)
     if amount.new_tokens > (limit := config.model.max_seq_len):
         raise ConfigError(f"--new-tokens is {amount.new_tokens}", fix=f"at most model.max_seq_len ({limit})")
+    keep_freed_memory()  # as `pytorch-dl run` does; here it makes all sides faster
     with tempfile.TemporaryDirectory() as name:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(name) / "compiled")  # nothing is compiled already
         work = prepare(config, Path(name), pairs_per_step=options.pairs_per_step)
         resident = None if options.no_rss else _resident(work, options)
-        sides: list[Side] = [work.baseline(), work.ours()]
+        sides = [work.side(side) for side in contenders(only_claims=options.only_claims)]
         figures = measure(work, sides, amount, say=say)
     size = " ".join([preset or "default model", *options.settings])
     compared = _compared(work, sides, figures, folder.resolve().name if folder else DATES, size)
     claims = claims_of(figures)
-    for line in [*_said(where, compared, amount), "", *table(claims), *_other_lines(resident, figures)]:
+    trainers = trainers_of(
+        figures,
+        {side.name: side.what for side in sides},
+        warmup_steps=amount.warmup,
+        tokens_a_step=figures.epochs["baseline"].real_tokens / figures.epochs["baseline"].batches,
+    )
+    lines = [*trainers_table(trainers), "", *_other_lines(resident)]
+    for line in [*_said(where, compared, amount), "", *lines, "", *table(claims)]:
         print(line)
     written = {
         "machine": where,
         "compared": compared,
         "settings": amount._asdict(),
         "measured": MEASURED,
+        "trainers": [asdict(trainer) for trainer in trainers],
         "claims": [claim.as_json() for claim in claims],
         "peak_rss": resident,
         "loss_per_token": figures.losses,
-        "warmup_seconds": figures.warmup_s,
     }
-    write_json(options.out / "results.json", written)
+    write_json(options.out / f"{options.name}.json", written)
+    write_file(
+        options.out / f"{options.name}.md", "\n".join([*_said(where, compared, amount, prefix="- "), "", *lines, ""])
+    )
     title = f"{compared['size']}, {compared['text']}, {where['cpu'] if where['gpu'] == 'none' else where['gpu']}"
-    write_plot(options.out / "results.png", claims, title)
-    return Path(options.out / "results.json")
+    write_plot(options.out / f"{options.name}.png", claims, trainers, title)
+    return Path(options.out / f"{options.name}.json")
+
+
+def contenders(*, only_claims: bool) -> list[str]:
+    """Who is compared: those that are installed."""
+    if only_claims:
+        return list(CLAIMED)
+    trainer = ["hf-trainer"] if all(map(importlib.util.find_spec, ("transformers", "accelerate"))) else []
+    return ["baseline", *trainer, *found_peers(), "ours"]
 
 
 def say(text: str) -> None:
@@ -123,11 +148,11 @@ def _resident(work: Workload, options: argparse.Namespace) -> dict[str, Any] | N
     say("peak of resident memory, each side in a process of its own")
     save(work)
     steps = options.warmup + options.steps
-    found = {name: peak_rss(work, name, pairs_per_step=options.pairs_per_step, steps=steps) for name in NAMES}
+    found = {name: peak_rss(work, name, pairs_per_step=options.pairs_per_step, steps=steps) for name in CLAIMED}
     return found if all(found.values()) else None
 
 
-def _compared(work: Workload, sides: list[Side], figures: Figures, text: str, size: str) -> dict[str, Any]:
+def _compared(work: Workload, sides: list[Any], figures: Figures, text: str, size: str) -> dict[str, Any]:
     """What the two sides are, in words and numbers."""
     model = work.config.model
     found: dict[str, Any] = {
@@ -136,10 +161,11 @@ def _compared(work: Workload, sides: list[Side], figures: Figures, text: str, si
         "vocabulary": f"{work.tokenizers.tgt.vocab_size:,} tokens ({work.config.data.tokenizer_name})",
         "size": f"d_model {model.d_model}, {model.num_encoder_layers}+{model.num_decoder_layers} layers ({size})",
         "new_tokens": figures.new_tokens,
+        "sides": {},
     }
     for side in sides:
         epoch = figures.epochs[side.name]
-        found[side.name] = {
+        found["sides"][side.name] = {
             "what": side.what,
             "parameters": sum(parameter.numel() for parameter in side.model.parameters()),
             "pairs_per_step": epoch.pairs / epoch.batches,
@@ -150,8 +176,8 @@ def _compared(work: Workload, sides: list[Side], figures: Figures, text: str, si
     return {**found, "config": config}
 
 
-def _said(where: dict[str, Any], compared: dict[str, Any], amount: Amount) -> list[str]:
-    """What was compared, where and how, as aligned lines."""
+def _said(where: dict[str, Any], compared: dict[str, Any], amount: Amount, *, prefix: str = "") -> list[str]:
+    """What was compared, where and how: aligned lines, or with a prefix one line for each fact."""
     gpu = "" if where["gpu"] == "none" else f", {where['gpu']}"
     facts = {
         "machine": f"{where['cpu']} ({where['cpu_capability']}), {where['cpu_threads']} threads{gpu}; "
@@ -160,16 +186,17 @@ def _said(where: dict[str, Any], compared: dict[str, Any], amount: Amount) -> li
         "text": f"{compared['text']}; {compared['vocabulary']}",
         "size": compared["size"],
     }
-    for name in NAMES:
-        side = compared[name]
+    for name, side in compared["sides"].items():
         numbers = f"{side['parameters']:,} parameters, {side['pairs_per_step']:.1f} pairs a step"
         facts[name] = f"{side['what']}; {numbers}"
     facts |= {
-        "figures": f"medians of {amount.repeats} repeats of both sides by turns, {amount.steps} training steps each, "
+        "figures": f"medians of {amount.repeats} repeats of all sides by turns, {amount.steps} training steps each, "
         f"after {amount.warmup} steps to warm up; {compared['new_tokens']} new tokens for each sentence",
         **MEASURED,
         "specification": "never measured, and silent about what its original was: what is compared stands above",
     }
+    if prefix:
+        return [f"{prefix}{name}: {fact}" for name, fact in facts.items()]
     return [line for name, fact in facts.items() for line in _wrapped(name, fact)]
 
 
@@ -177,16 +204,15 @@ def _wrapped(name: str, fact: str) -> list[str]:
     return textwrap.wrap(fact, 120, initial_indent=f"{name:<18}", subsequent_indent=" " * 18)
 
 
-def _other_lines(resident: dict[str, Any] | None, figures: Figures) -> list[str]:
-    """Figures that the specification does not claim."""
-    warm = " and ".join(f"{figures.warmup_s[name]:.1f} s {name}" for name in NAMES)
-    lines = ["", f"warming up took {warm}, compilation (where asked for) included"]
+def _other_lines(resident: dict[str, Any] | None) -> list[str]:
+    """The resident memory."""
     if resident is None:
-        return [*lines, "peak RSS: not measured"]
-    for name in NAMES:
+        return ["peak RSS: not measured"]
+    lines = []
+    for name in CLAIMED:
         peak, grown = resident[name]["peak_mb"], resident[name]["by_training_mb"]
         lines.append(
-            f"peak RSS of a process that trains {name:<8}: {peak:,.0f} MB; {grown:,.0f} MB came with the steps: "
+            f"peak RSS of a process that trains {name}: {peak:,.0f} MB; {grown:,.0f} MB came with the steps: "
             "gradients, optimizer state, activations, what libraries keep"
         )
     return lines

@@ -1,29 +1,37 @@
-"""The measures: each is taken of both sides by turns, so that what else the machine does meets both alike."""
+"""The measures: each is taken of all sides by turns, so that what else the machine does meets all alike."""
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmark.memory import peak_bytes
+from benchmark.hf_trainer import HuggingFaceTrainer
+from benchmark.memory import Peak, peak_bytes
 from benchmark.workload import Workload, endless, synchronize
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.dataset.loader import BatchLoader
 
-NAMES = ("baseline", "ours")
+CLAIMED = ("baseline", "ours")  # whom the specification's claims are about
 
 
-class Side(Protocol):
-    """One of the two that are compared."""
+class Trains(Protocol):
+    """One of those that are compared."""
 
     name: str
     what: str
     model: Any
+    optimizer: torch.optim.Optimizer
 
     def step(self, batch: Batch) -> float: ...
+
+
+class Side(Trains, Protocol):
+    """One that also translates."""
+
     def decode(self, src: Tensor, new_tokens: int) -> Tensor: ...
 
 
@@ -58,43 +66,52 @@ class Figures:
     new_tokens: int
     warmup_s: dict[str, float] = field(default_factory=dict)
     """Seconds of the steps before the first repeat, compilation included."""
-    memory_mb: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in NAMES})
-    train_tokens_per_s: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in NAMES})
-    sentences_per_s: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in NAMES})
-    losses: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in NAMES})
-    """Loss of a target token in the last step of each repeat: both sides learn."""
+    memory: dict[str, list[Peak]] = field(default_factory=lambda: defaultdict(list))
+    train_tokens_per_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    sentences_per_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    losses: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """Loss of a target token in the last step of each repeat: all sides learn."""
 
 
-def measure(work: Workload, sides: list[Side], amount: Amount, *, say: Callable[[str], None]) -> Figures:
+def measure(work: Workload, sides: list[Any], amount: Amount, *, say: Callable[[str], None]) -> Figures:
     """Take all measures."""
-    loaders = dict(zip(NAMES, (work.plain, work.loader), strict=True))
     say("counting the batches of an epoch")
-    figures = Figures({name: count_epoch(loader) for name, loader in loaders.items()}, amount.new_tokens)
-    tokens = figures.epochs["baseline"]
+    figures = Figures({side.name: count_epoch(work.loader_of(side.name)) for side in sides}, amount.new_tokens)
     figures.new_tokens = amount.new_tokens or round(mean_target(work.plain))
-    say(f"{tokens.pairs:,} pairs, {tokens.real_tokens:,} tokens; warming up")
-    batches = {name: endless(loader) for name, loader in loaders.items()}
+    batches = {side.name: endless(work.loader_of(side.name)) for side in sides}
+    readers = [side for side in sides if side.name in CLAIMED]
     for side in sides:
+        say(f"warming up {side.name}")
         start = time.perf_counter()
         train(side, batches[side.name], amount.warmup)
         figures.warmup_s[side.name] = time.perf_counter() - start
+    for side in readers:
         side.decode(next(batches["baseline"]).src, figures.new_tokens)
     for repeat in range(amount.repeats):
         say(f"repeat {repeat + 1} of {amount.repeats}")
-        for side in sides if repeat % 2 == 0 else reversed(sides):
+        for side in turns(sides, repeat):
             speed, loss = train(side, batches[side.name], amount.steps)
             figures.train_tokens_per_s[side.name].append(speed)
             figures.losses[side.name].append(loss)
         src = next(batches["baseline"]).src
-        for side in sides if repeat % 2 == 0 else reversed(sides):
+        for side in turns(readers, repeat):
             figures.sentences_per_s[side.name].append(decode(side, src, figures.new_tokens))
         for side in sides:
-            figures.memory_mb[side.name].append(step_memory(side, next(batches[side.name])))
+            if not isinstance(side, HuggingFaceTrainer):
+                figures.memory[side.name].append(step_memory(side, next(batches[side.name])))
     return figures
 
 
-def train(side: Side, batches: Iterator[Batch], steps: int) -> tuple[float, float]:
+def turns(sides: list[Any], repeat: int) -> list[Any]:
+    """The sides in another order each time."""
+    start = repeat % max(1, len(sides))
+    return sides[start:] + sides[:start]
+
+
+def train(side: Any, batches: Iterator[Batch], steps: int) -> tuple[float, float]:
     """Real tokens of source and target in a second of training, batches prepared meanwhile; and the last loss."""
+    if isinstance(side, HuggingFaceTrainer):
+        return side.train(steps)
     tokens, loss = 0, float("nan")
     synchronize()
     start = time.perf_counter()
@@ -117,10 +134,9 @@ def decode(side: Side, src: Tensor, new_tokens: int) -> float:
     return src.size(0) / seconds
 
 
-def step_memory(side: Side, batch: Batch) -> float:
-    """Megabytes that a training step needs beside parameters, gradients and optimizer state."""
-    model: nn.Module = side.model
-    return peak_bytes(model, lambda: side.step(batch)) / 1e6
+def step_memory(side: Trains, batch: Batch) -> Peak:
+    """Bytes of live tensors at the peak of a training step."""
+    return peak_bytes(side.model, side.optimizer, lambda: side.step(batch))
 
 
 def count_epoch(loader: BatchLoader) -> Epoch:

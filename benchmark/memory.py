@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +18,26 @@ from torch.profiler import ProfilerActivity, profile, record_function
 GRADIENT = "whole gradient, bytes: "
 
 
-def peak_bytes(model: nn.Module, step: Callable[[], object]) -> int:
-    """The most bytes that tensors made in `step` hold at once, without those of whole gradients.
+class Peak(NamedTuple):
+    """The most bytes that live tensors hold at once during a step."""
 
-    Parameters and optimizer state must exist before, and gradients must not.
-    """
+    activations: int  # without parameters, gradients that are whole, and optimizer state
+    total: int  # with them
+
+
+def peak_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, step: Callable[[], object]) -> Peak:
+    """Peak of a training step; optimizer state must exist before, and gradients must not."""
     assert all(parameter.grad is None for parameter in model.parameters()), "a gradient of an earlier step is left"
+    kept = sum(parameter.nbytes for parameter in model.parameters())
+    kept += sum(
+        value.nbytes for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)
+    )
     cuda = next(model.parameters()).is_cuda
-    return _cuda_peak(model, step) if cuda else _cpu_peak(model, step)
+    activations, made = _cuda_peak(model, step) if cuda else _cpu_peak(model, step)
+    return Peak(activations, kept + made)
 
 
-def _cpu_peak(model: nn.Module, step: Callable[[], object]) -> int:
+def _cpu_peak(model: nn.Module, step: Callable[[], object]) -> tuple[int, int]:
     def mark(parameter: Tensor) -> None:
         with record_function(f"{GRADIENT}{_gradient_bytes(parameter)}"):
             pass
@@ -39,7 +48,7 @@ def _cpu_peak(model: nn.Module, step: Callable[[], object]) -> int:
         path = Path(name) / "trace.json"
         profiler.export_chrome_trace(str(path))
         events = json.loads(path.read_bytes())["traceEvents"]
-    return peak_of(events)
+    return peak_of(events), peak_of(event for event in events if event.get("name") == "[memory]")
 
 
 def peak_of(events: Iterable[dict[str, Any]]) -> int:
@@ -59,20 +68,22 @@ def peak_of(events: Iterable[dict[str, Any]]) -> int:
     return peak
 
 
-def _cuda_peak(model: nn.Module, step: Callable[[], object]) -> int:
+def _cuda_peak(model: nn.Module, step: Callable[[], object]) -> tuple[int, int]:
     before = torch.cuda.memory_allocated()
-    peak = gradients = 0
+    peak = total = gradients = 0
 
-    def look(parameter: Tensor) -> None:
-        nonlocal peak, gradients
-        peak = max(peak, torch.cuda.max_memory_allocated() - before - gradients)
-        gradients += _gradient_bytes(parameter)
+    def look(parameter: Tensor | None) -> None:
+        nonlocal peak, total, gradients
+        made = torch.cuda.max_memory_allocated() - before
+        peak, total = max(peak, made - gradients), max(total, made)
+        gradients += _gradient_bytes(parameter) if parameter is not None else 0
         torch.cuda.reset_peak_memory_stats()
 
     torch.cuda.reset_peak_memory_stats()
     with _hooks(model, look):
         step()
-    return max(peak, torch.cuda.max_memory_allocated() - before - gradients)
+    look(None)
+    return peak, total
 
 
 def _gradient_bytes(parameter: Tensor) -> int:
@@ -85,6 +96,7 @@ def _hooks(model: nn.Module, hook: Callable[[Tensor], None]) -> Iterator[None]:
     handles = [
         parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
         for parameter in model.parameters()
+        if parameter.requires_grad
     ]
     try:
         yield

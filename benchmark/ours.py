@@ -29,8 +29,8 @@ class Ours:
         if config.system.compile is True:
             self.model.train().compile_layers()
         self.reader = build_model(config, tokenizers).eval()  # as a Translator has it: in fp32, not compiled
-        self.special = tokenizers.tgt
-        self.what = described(config, self.trainer.state.precision)
+        self.special, self.optimizer = tokenizers.tgt, self.trainer.update.optimizer
+        self.what = described(config, self.trainer.state.precision, packed=loader.planner.packed)
 
     def step(self, batch: Batch) -> float:
         """One step of training; returns the loss of a target token."""
@@ -53,14 +53,14 @@ class Ours:
         return torch.tensor([hypothesis.ids for hypothesis in hypotheses])
 
 
-def described(config: Config, precision: str) -> str:
+def described(config: Config, precision: str, *, packed: bool) -> str:
     """What this side is, in words."""
     model, data = config.model, config.data
     batches = "batches of like length" if data.use_dynamic_batching else "random batches"
     parts = [
         "pre-norm" if model.norm_first else "post-norm",
         *(model.activation, model.norm_type, model.positions, precision),
-        "pairs packed into rows" if data.layout == "packed" else batches,
+        "pairs packed into rows" if packed else batches,
         "projection and loss in chunks",
         f"{config.optimizer.name}, fused",
         "layers compiled" if config.system.compile is True else "not compiled",

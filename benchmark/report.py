@@ -1,4 +1,4 @@
-"""What the measures say about the specification's four claims: a table, a JSON file, a plot."""
+"""What the measures say: of all trainers, and of the specification's four claims; as tables, JSON and a plot."""
 
 import statistics
 import textwrap
@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.measures import NAMES, Figures
+from benchmark.measures import CLAIMED, Figures
+
+TEN_MINUTES = 600.0
+OURS, OTHERS = "#2a78b5", "#9aa5b1"  # colours
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Claim:
 
 def claims_of(figures: Figures) -> list[Claim]:
     """The four claims, in the specification's order."""
-    memory, train, read = figures.memory_mb, figures.train_tokens_per_s, figures.sentences_per_s
+    train, read = figures.train_tokens_per_s, figures.sentences_per_s
+    memory = {name: [peak.activations / 1e6 for peak in figures.memory[name]] for name in CLAIMED}
     full = {name: [100 * epoch.efficiency] for name, epoch in figures.epochs.items()}
     return [
         Claim("memory", "MB", "8.2 -> 4.7 GB: 42 % less", 0.58, True, memory["baseline"], memory["ours"]),
@@ -87,31 +91,119 @@ def table(claims: list[Claim]) -> list[str]:
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+@dataclass(frozen=True)
+class Trainer:
+    """One trainer's figures; the ratios are to the baseline's of the same repeat."""
+
+    name: str
+    what: str
+    tokens_per_s: list[float]
+    ratios: list[float]
+    efficiency: float
+    warmup_s: float
+    """Seconds of the first steps, compilation included."""
+    ten_minutes_per_s: float
+    """Tokens a second over a run of ten minutes that begins cold."""
+    activations_mb: float | None
+    total_mb: float | None
+
+    @property
+    def speed(self) -> float:
+        """Median of the repeats."""
+        return statistics.median(self.tokens_per_s)
+
+
+def trainers_of(figures: Figures, what: dict[str, str], *, warmup_steps: int, tokens_a_step: float) -> list[Trainer]:
+    """All trainers, the fastest last."""
+    found = []
+    slow = figures.train_tokens_per_s["baseline"]
+    for name, speeds in figures.train_tokens_per_s.items():
+        median = statistics.median(speeds)
+        warmup = figures.warmup_s[name]
+        peaks = figures.memory.get(name)
+        found.append(
+            Trainer(
+                name,
+                what[name],
+                speeds,
+                [speed / other for speed, other in zip(speeds, slow, strict=True)],
+                figures.epochs[name].efficiency,
+                warmup,
+                (warmup_steps * tokens_a_step + max(0.0, TEN_MINUTES - warmup) * median) / TEN_MINUTES,
+                statistics.median(peak.activations for peak in peaks) / 1e6 if peaks else None,
+                statistics.median(peak.total for peak in peaks) / 1e6 if peaks else None,
+            )
+        )
+    return sorted(found, key=lambda trainer: trainer.speed)
+
+
+def trainers_table(trainers: list[Trainer]) -> list[str]:
+    """A markdown table of the trainers."""
+    lines = [
+        "| trainer | tokens/s | × baseline | over 10 minutes | full batches | activations MB | all tensors MB |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for trainer in trainers:
+        ratio = f"{statistics.median(trainer.ratios):.2f} ({min(trainer.ratios):.2f} to {max(trainer.ratios):.2f})"
+        memory = " | ".join("" if mb is None else f"{mb:,.0f}" for mb in (trainer.activations_mb, trainer.total_mb))
+        lines.append(
+            f"| {trainer.name} | {trainer.speed:,.0f} | {ratio} | {trainer.ten_minutes_per_s:,.0f} | "
+            f"{trainer.efficiency:.1%} | {memory} |"
+        )
+    return lines
+
+
 def rounded(value: float) -> str:
     """A figure in at least three digits."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:,.1f}" if value >= 10 else f"{value:,.2f}"
 
 
-def write_plot(path: Path, claims: list[Claim], title: str) -> None:
-    """A panel for each claim: bars of the medians, dots of the repeats, a line where the claim would be met."""
+def write_plot(path: Path, claims: list[Claim], trainers: list[Trainer], title: str) -> None:
+    """All trainers' speed and memory, and a panel for each claim: bars of medians, dots of repeats."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(textwrap.fill(title, 150), fontsize=9)
-    for axes, claim in zip(figure.subplots(1, len(claims)), claims, strict=True):
-        met = claim.medians[0] * claim.claimed
-        labels = [f"{name}\n{rounded(value)}" for name, value in zip(NAMES, claim.medians, strict=True)]
-        axes.bar(labels, claim.medians, color=["#9aa5b1", "#2a78b5"], width=0.6)
-        for place, repeats in enumerate((claim.baseline, claim.ours)):
-            axes.plot([place] * len(repeats), repeats, "o", color="black", markersize=3, alpha=0.6)
-        axes.axhline(met, color="#c0392b", linestyle="--", linewidth=1)
-        axes.set_ylim(0, 1.1 * max(*claim.baseline, *claim.ours, met))
-        better = "lower is better" if claim.lower_is_better else "higher is better"
-        axes.set_title(f"{claim.name}: x {claim.ratio:.2f}", fontsize=10)
-        axes.set_ylabel(f"{claim.unit} ({better})", fontsize=8)
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
+    above, below = figure.subfigures(2, 1)
+    _draw_trainers(above.subplots(1, 2), trainers)
+    for axes, claim in zip(below.subplots(1, len(claims)), claims, strict=True):
+        _draw_claim(axes, claim)
     figure.supxlabel("dashed: where the specification's claim would be met; dots: repeats", fontsize=8)
     figure.savefig(path, dpi=150)
+
+
+def _draw_trainers(panels: Any, trainers: list[Trainer]) -> None:
+    speed, memory = panels
+    colours = [OURS if trainer.name == "ours" else OTHERS for trainer in trainers]
+    speed.barh([trainer.name for trainer in trainers], [trainer.speed for trainer in trainers], color=colours)
+    for place, trainer in enumerate(trainers):
+        speed.plot(
+            trainer.tokens_per_s, [place] * len(trainer.tokens_per_s), "o", color="black", markersize=3, alpha=0.6
+        )
+    speed.set_xlabel("real source and target tokens a second in training", fontsize=8)
+    measured = [trainer for trainer in trainers if trainer.total_mb is not None and trainer.activations_mb is not None]
+    names = [trainer.name for trainer in measured]
+    memory.barh(names, [trainer.total_mb for trainer in measured], color=OTHERS, label="all tensors")
+    memory.barh(names, [trainer.activations_mb for trainer in measured], color=OURS, height=0.4, label="activations")
+    memory.set_xlabel("megabytes of live tensors at the peak of a step", fontsize=8)
+    memory.legend(fontsize=7, frameon=False)
+    for axes in panels:
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_claim(axes: Any, claim: Claim) -> None:
+    met = claim.medians[0] * claim.claimed
+    labels = [f"{name}\n{rounded(value)}" for name, value in zip(CLAIMED, claim.medians, strict=True)]
+    axes.bar(labels, claim.medians, color=[OTHERS, OURS], width=0.6)
+    for place, repeats in enumerate((claim.baseline, claim.ours)):
+        axes.plot([place] * len(repeats), repeats, "o", color="black", markersize=3, alpha=0.6)
+    axes.axhline(met, color="#c0392b", linestyle="--", linewidth=1)
+    axes.set_ylim(0, 1.1 * max(*claim.baseline, *claim.ours, met))
+    better = "lower is better" if claim.lower_is_better else "higher is better"
+    axes.set_title(f"{claim.name}: x {claim.ratio:.2f}", fontsize=10)
+    axes.set_ylabel(f"{claim.unit} ({better})", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)

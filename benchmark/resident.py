@@ -14,6 +14,7 @@ from pytorch_dl.config import to_json
 from pytorch_dl.config.load import load_config
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.files import write_file
+from pytorch_dl.process import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 PEAK = Path("/proc/self/clear_refs")  # 5 written to it sets the peak back
@@ -39,8 +40,10 @@ def main(folder: Path, name: str, pairs_per_step: int, steps: int) -> dict[str, 
     """Train one side for some steps in this process."""
     tokenizers = TokenizerPair.load(folder / "tokenizer")
     work = prepare(load_config(folder / "config.json"), folder, pairs_per_step=pairs_per_step, tokenizers=tokenizers)
-    side: Side = work.baseline() if name == "baseline" else work.ours()
-    batches = endless(work.plain if name == "baseline" else work.loader)
+    if name == "ours":
+        keep_freed_memory()  # as `pytorch-dl run` does
+    side: Side = work.side(name)
+    batches = endless(work.loader_of(name))
     next(batches)  # the epoch's plan is made
     before = status_mb("VmRSS")
     PEAK.write_text("5")

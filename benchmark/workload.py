@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from benchmark.baseline import Baseline
+from benchmark.hf_trainer import HuggingFaceTrainer
 from benchmark.ours import Ours
+from benchmark.peers import PEERS
 from pytorch_dl.config import Config
 from pytorch_dl.config.load import checked, with_overrides, with_values
 from pytorch_dl.data import dates_file
@@ -21,36 +23,45 @@ from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.dataset.planning import Planner
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.errors import ConfigError, DataError
+from pytorch_dl.training.compilation import missing_for_compilation
 from pytorch_dl.translator import choose_device
 
 DATES = "the bundled corpus of dates (no other text was found or given)"
 ROUNDS = 4  # of fitting the batch size: pairs in a batch grow nearly in proportion to its tokens
 
 
+Side = Any  # of benchmark.measures, which imports this module
+
+
 @dataclass(frozen=True)
 class Workload:
-    """Loaders of the same text for both sides, with about as many pairs in a batch."""
+    """Loaders of the same text for all sides, with about as many pairs in a batch."""
 
     config: Config
     tokenizers: TokenizerPair
+    pairs_per_step: int
     plain: BatchLoader  # random pairs, padded
+    bucketed: BatchLoader  # pairs of like lengths, padded
     loader: BatchLoader  # as the configuration says
     folder: Path  # of the tokenizer, the token store and what else is temporary
 
-    def baseline(self) -> Baseline:
-        """A new baseline."""
+    def side(self, name: str) -> Side:
+        """A new model and loop: baseline, ours, hf-trainer, or one of the peers."""
+        if name == "ours":
+            return Ours(self.config, self.tokenizers, self.loader, run_dir=str(self.folder / "run"))
         special = self.tokenizers.tgt
-        return Baseline(
-            self.config,
-            vocab_size=special.vocab_size,
-            pad_id=special.pad_id,
-            bos_id=special.bos_id,
-            device=choose_device(self.config.system.device),
-        )
+        common = {"vocab_size": special.vocab_size, "pad_id": special.pad_id}
+        device = choose_device(self.config.system.device)
+        if name == "baseline":
+            return Baseline(self.config, **common, bos_id=special.bos_id, device=device)
+        if name == HuggingFaceTrainer.name:
+            run, pairs = str(self.folder / "hf"), self.pairs_per_step
+            return HuggingFaceTrainer(self.config, **common, loader=self.plain, pairs_per_step=pairs, folder=run)
+        return PEERS[name](self.config, **common, device=device)
 
-    def ours(self) -> Ours:
-        """A new model and trainer of this project."""
-        return Ours(self.config, self.tokenizers, self.loader, run_dir=str(self.folder / "run"))
+    def loader_of(self, name: str) -> BatchLoader:
+        """The batches that this side is best trained on."""
+        return {"baseline": self.plain, "ours": self.loader}.get(name, self.bucketed)
 
 
 def find_text(folder: Path | None) -> Path | None:
@@ -84,12 +95,16 @@ def text_settings(folder: Path | None, *, src_suffix: str, tgt_suffix: str) -> d
 def configuration(template: Config, text: dict[str, Any], overrides: list[str]) -> Config:
     """The template with the text's settings, the overrides, and those that a measurement needs."""
     config = with_overrides(with_values(template, text), overrides)
-    fixed = {"data.num_workers": 0, "logging.tensorboard": False}  # a thread that works ahead would work for both sides
+    fixed: dict[str, Any] = {"data.num_workers": 0, "logging.tensorboard": False}  # a thread would work for all sides
+    if config.system.compile == "auto":
+        fixed["system.compile"] = not missing_for_compilation(choose_device(config.system.device).type)
     return checked(with_values(config, fixed), where="command line")
 
 
 def prepare(config: Config, folder: Path, *, pairs_per_step: int, tokenizers: TokenizerPair | None = None) -> Workload:
     """Read the text into `folder`, and choose the tokens of a batch such that it holds about `pairs_per_step` pairs."""
+    if config.system.num_threads:
+        torch.set_num_threads(config.system.num_threads)
     if not config.data.shared_vocabulary:
         raise ConfigError("the baseline has one vocabulary", fix="leave data.shared_vocabulary true")
     quiet = {"cache_dir": folder / "cache", "report": lambda _: None, "seed": config.system.seed}
@@ -105,8 +120,10 @@ def prepare(config: Config, folder: Path, *, pairs_per_step: int, tokenizers: To
     plain.setup()
     loader = data.train_dataloader()
     loader.planner = fitted(loader.planner, pairs_per_step)
+    bucketed = data.train_dataloader()
+    bucketed.planner = fitted(dataclasses.replace(bucketed.planner, packed=False, batch_size=None), pairs_per_step)
     config = with_values(config, {"data.max_tokens_per_batch": loader.planner.max_tokens})
-    return Workload(config, data.tokenizers, plain.train_dataloader(), loader, folder)
+    return Workload(config, data.tokenizers, pairs_per_step, plain.train_dataloader(), bucketed, loader, folder)
 
 
 def fitted(planner: Planner, pairs_per_step: int) -> Planner:

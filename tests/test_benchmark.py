@@ -1,5 +1,6 @@
 """The benchmark at the smallest sizes: its figures are consistent, its two sides are what they are said to be."""
 
+import dataclasses
 import json
 import random
 import statistics
@@ -12,8 +13,10 @@ from torch.nn import functional as F
 
 from benchmark import benchmark, resident
 from benchmark.baseline import PlainTransformer
+from benchmark.hf_trainer import Clock
 from benchmark.measures import Epoch, count_epoch, mean_target
 from benchmark.memory import GRADIENT, peak_bytes, peak_of
+from benchmark.peers import found_peers
 from benchmark.report import Claim, table
 from benchmark.workload import DATES, Workload, configuration, find_text, fitted, prepare, text_settings
 from pytorch_dl.config import Config
@@ -24,7 +27,7 @@ from pytorch_dl.errors import ConfigError, DataError
 SETTINGS = [
     *("model.d_model=16", "model.n_heads=2", "model.num_encoder_layers=1", "model.num_decoder_layers=1"),
     *("model.max_seq_len=64", "data.max_length=64", "data.tokenizer_name=char", "data.vocab_size=300"),
-    *("data.layout=padded", "training.mixed_precision=false", "system.num_threads=1"),
+    *("data.layout=padded", "training.mixed_precision=false", "system.num_threads=1", "system.compile=false"),
 ]
 PAIRS = 120
 
@@ -46,8 +49,8 @@ def work(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Workload:
 
 
 def options(text: Path, out: Path, *more: str) -> list[str]:
-    words = f"--data {text} --out {out} --preset nano --repeats 3 --steps 2 --warmup 1 --pairs-per-step 8 --no-rss"
-    return [*words.split(), *more, *SETTINGS]
+    words = f"--data {text} --out {out} --preset nano --repeats 3 --steps 2 --warmup 1 --pairs-per-step 8"
+    return [*words.split(), "--no-rss", "--only-claims", *more, *SETTINGS]
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,7 @@ def results(text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     out = tmp_path_factory.mktemp("out")
     assert benchmark.main(options(text, out)) == 0
     assert (out / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert "| ours | " in (out / "results.md").read_text()
     return json.loads((out / "results.json").read_bytes())
 
 
@@ -63,6 +67,7 @@ def test_the_file_says_where_what_and_how(results, text):
         "machine"
     ].keys()
     compared = results["compared"]
+    sides = compared["sides"]
     assert (
         compared["text"] == text.name
         and len(compared["text_sha256"]) == 64
@@ -71,8 +76,8 @@ def test_the_file_says_where_what_and_how(results, text):
     assert compared["config"]["model"]["d_model"] == 16
     assert str(text) not in json.dumps(results)
     assert results["settings"] == {"repeats": 3, "steps": 2, "warmup": 1, "new_tokens": 0}
-    assert "torch.nn.Transformer" in compared["baseline"]["what"] and "swiglu" in compared["ours"]["what"]
-    sizes = [compared[name]["parameters"] for name in ("baseline", "ours")]
+    assert "torch.nn.Transformer" in sides["baseline"]["what"] and "swiglu" in sides["ours"]["what"]
+    sizes = [sides[name]["parameters"] for name in ("baseline", "ours")]
     assert max(sizes) < 1.15 * min(sizes)
 
 
@@ -91,7 +96,7 @@ def test_all_repeats_are_kept_and_the_ratios_follow_from_them(results):
         target = claim["specification"]["ratio"]
         assert claim["holds"] == (claim["ratio"] <= target if claim["lower_is_better"] else claim["ratio"] >= target)
     assert all(0 < loss < 20 for losses in results["loss_per_token"].values() for loss in losses)
-    assert min(results["warmup_seconds"].values()) > 0
+    assert all(trainer["warmup_s"] > 0 for trainer in results["trainers"])
 
 
 def test_efficiency_is_that_of_the_text(results, text, work):
@@ -99,12 +104,12 @@ def test_efficiency_is_that_of_the_text(results, text, work):
     real = sum(len(line) + 1 for lines in sides for line in lines)  # a token for each character, and one added
     efficiency = results["claims"][3]
     for name, loader in (("baseline", work.plain), ("ours", work.loader)):
-        epoch = results["compared"][name]["epoch"]
+        epoch = results["compared"]["sides"][name]["epoch"]
         assert (epoch["pairs"], epoch["real_tokens"]) == (PAIRS, real)
         assert efficiency[name]["median"] == pytest.approx(100 * real / epoch["positions"])
         assert efficiency[name]["median"] == pytest.approx(100 * loader.plan(0).efficiency)
-        assert results["compared"][name]["pairs_per_step"] == PAIRS / epoch["batches"]
-        assert 7 < results["compared"][name]["pairs_per_step"] < 9
+        assert results["compared"]["sides"][name]["pairs_per_step"] == PAIRS / epoch["batches"]
+        assert 7 < results["compared"]["sides"][name]["pairs_per_step"] < 9
     assert 40 < efficiency["baseline"]["median"] < 80 < efficiency["ours"]["median"] <= 100
     assert results["compared"]["new_tokens"] == round(sum(len(line) + 1 for line in sides[1]) / PAIRS)
 
@@ -112,6 +117,48 @@ def test_efficiency_is_that_of_the_text(results, text, work):
 def test_our_memory_is_less_even_here(results):
     memory = results["claims"][0]
     assert memory["ratio"] < 1 and memory["baseline"]["median"] < 100
+
+
+def test_the_trainers_are_told_with_their_spread(results):
+    baseline, ours = sorted(results["trainers"], key=lambda trainer: trainer["name"])
+    assert (baseline["name"], ours["name"]) == ("baseline", "ours")
+    assert baseline["ratios"] == [1.0, 1.0, 1.0] and len(ours["ratios"]) == 3
+    for trainer in (baseline, ours):
+        speeds = trainer["tokens_per_s"]
+        assert 0 < trainer["ten_minutes_per_s"] < 1.1 * max(speeds)
+        assert 0 < trainer["activations_mb"] < trainer["total_mb"]
+        assert 0.4 < trainer["efficiency"] <= 1
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("name", found_peers())
+def test_a_peer_learns_and_sees_no_padding(work, name):
+    side = work.side(name)
+    batch = next(iter(work.plain))
+    losses = [side.step(batch) for _ in range(12)]
+    assert losses[-1] < losses[0] - 0.01
+    side.model.eval()
+    with torch.no_grad():
+        logits = side.forward(batch)
+        row = int(batch.tgt_segments.sum(1).argmin())
+        src, tgt = (int(side[row].sum()) for side in (batch.src_segments, batch.tgt_segments))
+        cut = {name: getattr(batch, name)[row : row + 1, :src] for name in ("src", "src_segments")}
+        alone = side.forward(dataclasses.replace(batch, **cut, tgt_in=batch.tgt_in[row : row + 1, :tgt]))
+    assert src < batch.src.size(1)
+    torch.testing.assert_close(logits[row, :tgt], alone[0], atol=1e-4, rtol=1e-4)
+
+
+def test_the_trainer_of_hugging_face_counts_what_it_trains_on(work, tmp_path):
+    pytest.importorskip("accelerate")
+    side = work.side("hf-trainer")
+    speed, loss = side.train(3)
+    assert speed > 0 and 0 < loss < 20
+    pairs = [side.pairs[index] for index in range(8)]
+    clock = Clock(pad_id=side.pad_id)
+    made = clock.collate(pairs)
+    assert clock.made == [sum(len(pair["input_ids"]) + len(pair["labels"]) for pair in pairs)]
+    assert made["decoder_input_ids"][0, 1].item() == pairs[0]["labels"][0]
+    assert len(side.pairs) == PAIRS
 
 
 def test_a_user_error_is_one_line(text, tmp_path, capsys):
@@ -138,7 +185,7 @@ def test_padding_changes_nothing_for_the_baseline(work):
 
 @pytest.mark.parametrize("name", ["baseline", "ours"])
 def test_reading_out_takes_the_likeliest_token_each_time(work, name):
-    side = getattr(work, name)()
+    side = work.side(name)
     batch = next(iter(work.plain))
     found = side.decode(batch.src, 5)
     assert found.shape == (8, 5)
@@ -154,14 +201,14 @@ def test_reading_out_takes_the_likeliest_token_each_time(work, name):
 
 @pytest.mark.parametrize("name", ["baseline", "ours"])
 def test_both_sides_learn(work, name):
-    side = getattr(work, name)()
+    side = work.side(name)
     batch = next(iter(work.plain))
     losses = [side.step(batch) for _ in range(12)]
     assert losses[-1] < losses[0] - 0.01
 
 
 def test_the_first_loss_of_the_baseline_is_the_mean_over_real_tokens(work):
-    side, batch = work.baseline(), next(iter(work.plain))
+    side, batch = work.side("baseline"), next(iter(work.plain))
     side.model.eval()  # without dropout
     with torch.no_grad():
         logits = side.model(batch.src, batch.tgt_in)
@@ -185,8 +232,10 @@ def test_peak_of_a_trace():
 def test_peak_of_a_step_leaves_whole_gradients_out():
     size = 1 << 20
     model = nn.ParameterList(nn.Parameter(torch.ones(size)) for _ in range(4))
-    kept = peak_bytes(model, lambda: sum(p.sum() for p in model).backward())
-    assert 4 * size <= kept < 5 * size  # one gradient in the making, three whole or not begun
+    optimizer = torch.optim.SGD(model.parameters())
+    peak = peak_bytes(model, optimizer, lambda: sum(p.sum() for p in model).backward())
+    assert 4 * size <= peak.activations < 5 * size  # one gradient in the making, three whole or not begun
+    assert 8 * 4 * size <= peak.total < 8 * 4 * size + size  # four parameters and their gradients
     assert all(p.grad is not None for p in model)
     model.zero_grad(set_to_none=True)
 
@@ -195,14 +244,14 @@ def test_peak_of_a_step_leaves_whole_gradients_out():
         del held
         torch.ones(2, size)
 
-    assert peak_bytes(model, step) == 3 * 4 * size
+    assert peak_bytes(model, optimizer, step).activations == 3 * 4 * size
 
 
 def test_peak_wants_no_gradient_of_an_earlier_step():
     model = nn.Linear(2, 2)
     model(torch.ones(1, 2)).sum().backward()
     with pytest.raises(AssertionError, match="a gradient of an earlier step is left"):
-        peak_bytes(model, lambda: None)
+        peak_bytes(model, torch.optim.SGD(model.parameters()), lambda: None)
 
 
 def test_resident_memory_of_a_side(work):
