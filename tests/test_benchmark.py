@@ -130,7 +130,7 @@ def test_the_trainers_are_told_with_their_spread(results):
         assert 0.4 < trainer["efficiency"] <= 1
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning", "ignore:The PyTorch API of nested:UserWarning")
 @pytest.mark.parametrize("name", found_peers())
 def test_a_peer_learns_and_sees_no_padding(work, name):
     side = work.side(name)
