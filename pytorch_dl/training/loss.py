@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_ROWS = {"cpu": 256, "cuda": 4096}  # on a CPU a chunk's logits stay in the cache
+CHUNK_ROWS = {"cpu": 1024, "cuda": 4096}  # of logits at once: fewer make the products slower
+BLOCK_NUMBERS = {"cpu": 1 << 19}  # of float32 at once: on a CPU they stay in the cache
 
 
 class Loss(NamedTuple):
@@ -95,8 +96,15 @@ def _forward_chunks(
 
 
 def _exponentials(logits: Tensor, accurate: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (rows, V) -> exp(logits - top), and with one column the top logits and the sums of the exponentials."""
-    wide = logits.to(accurate)
-    top = wide.amax(1, keepdim=True)
-    exps = wide.sub_(top).exp_()
-    return exps.to(logits.dtype), top, exps.sum(1, keepdim=True)
+    """Logits (rows, V) -> exp(logits - top) in their place, and (rows, 1) the top logits and sums of exponentials."""
+    top, total = (torch.empty(logits.size(0), 1, dtype=accurate, device=logits.device) for _ in range(2))
+    block = BLOCK_NUMBERS.get(logits.device.type, logits.numel())
+    rows = max(1, block // logits.size(1))
+    for start in range(0, logits.size(0), rows):
+        part = slice(start, start + rows)
+        wide = logits[part].to(accurate)
+        top[part] = wide.amax(1, keepdim=True)
+        wide.sub_(top[part]).exp_()
+        total[part] = wide.sum(1, keepdim=True)
+        logits[part] = wide
+    return logits, top, total

@@ -28,6 +28,7 @@ def expected(hidden: Tensor, weight: Tensor, labels: Tensor, smoothing: float) -
 @pytest.fixture(params=[4, 7, TOKENS, 1000], ids=lambda rows: f"{rows} rows a chunk")
 def chunk_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setitem(module.CHUNK_ROWS, "cpu", request.param)
+    monkeypatch.setitem(module.BLOCK_NUMBERS, "cpu", 3 * VOCAB)
     return request.param
 
 
