@@ -46,6 +46,7 @@ class HuggingFaceTrainer:
         self.model = marian_model(config, vocab_size=vocab_size, pad_id=pad_id)
         self.pairs, self.pad_id, self.folder = Pairs(loader), pad_id, folder
         self.pairs_per_step, self.smoothing = pairs_per_step, config.training.label_smoothing
+        self.real_tokens = self.positions = 0
         self.bf16 = choose_precision(config.training.mixed_precision, torch.device("cpu")) == "bf16"
         precision = "bf16" if self.bf16 else "fp32"
         self.what = (
@@ -57,7 +58,14 @@ class HuggingFaceTrainer:
         """Real tokens a second from the end of the first step to that of the last, and the mean loss of a token."""
         trainer, clock = self.trainer(max_steps=steps + 1)
         trainer.train()
+        self.real_tokens += sum(clock.made)
+        self.positions += clock.positions
         return clock.tokens / (clock.ended - clock.began), float(trainer.state.log_history[-1]["train_loss"])
+
+    @property
+    def efficiency(self) -> float:
+        """Real tokens / all positions of the batches so far: it makes its own."""
+        return self.real_tokens / self.positions
 
     def trainer(self, **settings: Any) -> tuple[Any, "Clock"]:
         """A Seq2SeqTrainer with these further settings, and the clock that it is watched by."""
@@ -95,6 +103,7 @@ class Clock:
     def __init__(self, *, pad_id: int) -> None:
         self.pad_id = pad_id
         self.made: list[int] = []
+        self.positions = 0
         self.tokens, self.began, self.ended, self.steps = 0, 0.0, 0.0, 0
 
     def collate(self, pairs: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
@@ -102,6 +111,7 @@ class Clock:
         src = padded([pair["input_ids"] for pair in pairs], self.pad_id)
         labels = padded([pair["labels"] for pair in pairs], IGNORED)
         self.made.append(sum(len(pair["input_ids"]) + len(pair["labels"]) for pair in pairs))
+        self.positions += src.numel() + labels.numel()
         decoder_inputs = labels.roll(1, dims=1)
         decoder_inputs[:, 0] = IGNORED
         return {

@@ -64,6 +64,8 @@ class Figures:
 
     epochs: dict[str, Epoch]
     new_tokens: int
+    efficiency: dict[str, float] = field(default_factory=dict)
+    """Real tokens / all positions, over an epoch; of who makes its own batches, over what it has trained on."""
     warmup_s: dict[str, float] = field(default_factory=dict)
     """Seconds of the steps before the first repeat, compilation included."""
     memory: dict[str, list[Peak]] = field(default_factory=lambda: defaultdict(list))
@@ -99,6 +101,9 @@ def measure(work: Workload, sides: list[Any], amount: Amount, *, say: Callable[[
         for side in sides:
             if not isinstance(side, HuggingFaceTrainer):
                 figures.memory[side.name].append(step_memory(side, next(batches[side.name])))
+    for side in sides:
+        own = isinstance(side, HuggingFaceTrainer)
+        figures.efficiency[side.name] = side.efficiency if own else figures.epochs[side.name].efficiency
     return figures
 
 

@@ -68,7 +68,7 @@ def claims_of(figures: Figures) -> list[Claim]:
     """The four claims, in the specification's order."""
     train, read = figures.train_tokens_per_s, figures.sentences_per_s
     memory = {name: [peak.activations / 1e6 for peak in figures.memory[name]] for name in CLAIMED}
-    full = {name: [100 * epoch.efficiency] for name, epoch in figures.epochs.items()}
+    full = {name: [100 * share] for name, share in figures.efficiency.items()}
     return [
         Claim("memory", "MB", "8.2 -> 4.7 GB: 42 % less", 0.58, True, memory["baseline"], memory["ours"]),
         Claim("training speed", "tokens/s", "50 % faster", 1.5, False, train["baseline"], train["ours"]),
@@ -127,7 +127,7 @@ def trainers_of(figures: Figures, what: dict[str, str], *, warmup_steps: int, to
                 what[name],
                 speeds,
                 [speed / other for speed, other in zip(speeds, slow, strict=True)],
-                figures.epochs[name].efficiency,
+                figures.efficiency[name],
                 warmup,
                 (warmup_steps * tokens_a_step + max(0.0, TEN_MINUTES - warmup) * median) / TEN_MINUTES,
                 statistics.median(peak.activations for peak in peaks) / 1e6 if peaks else None,
