@@ -32,8 +32,7 @@ def keep_freed_memory() -> bool:
     A step frees and allocates the same large tensors again. Without this each is mapped anew, and the kernel clears
     30,000 pages a step: 15 % of the time of a small model.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
+    if os.name != "posix" or (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is None:
         return False
     return any(mallopt(M_MMAP_THRESHOLD, size) for size in LARGEST_MAPPING) and bool(
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -6,12 +6,15 @@ is the same batch whenever, wherever and however often it is asked for.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from pytorch_dl.dataset.bucketing import Ints, bucket_by_length
 from pytorch_dl.dataset.packing import Widths, pack_rows
 from pytorch_dl.errors import ConfigError, DataError
+
+MANY_BATCHES = 50  # an epoch: a half-empty one more or less does not count
 
 
 @dataclass(frozen=True)
@@ -102,14 +105,30 @@ class Planner:
         return Plan(pairs, np.arange(len(pairs) + 1), starts, None, None, efficiency)
 
     def _packed(self, pairs: Ints, lengths: Lengths, rng: np.random.Generator) -> Plan:
-        widths = Widths.fitting(lengths.src, lengths.tgt, self.max_tokens)
+        widths, per_batch = self._shape
         rows = [pairs[row] for row in pack_rows(lengths.src, lengths.tgt, widths)]
         rows = [rows[index] for index in rng.permutation(len(rows))]
-        most = max(1, self.max_tokens // max(widths))
-        batches = -(-len(rows) // most)
-        per_batch = most if batches > 1 else len(rows)  # one shape for all batches and epochs
+        batches = -(-len(rows) // per_batch)
         batch_starts = np.linspace(0, len(rows), batches + 1).astype(np.int64)  # no last batch of a few rows
         positions = batches * per_batch * sum(widths)
         efficiency = float((lengths.src.sum() + lengths.tgt.sum()) / positions)
         row_starts = np.cumsum([0, *(len(row) for row in rows)])
         return Plan(np.concatenate(rows), row_starts, batch_starts, widths, per_batch, efficiency)
+
+    @cached_property
+    def _shape(self) -> tuple[Widths, int]:
+        """Widths of the rows and rows of a batch: the same in all epochs, so that kernels see one shape.
+
+        With few batches an epoch, a batch has no more rows than the first epoch needs, and some to spare.
+        """
+        rng = np.random.default_rng([self.seed, 0])
+        lengths = self.lengths.take(rng.permutation(self._drawn(rng)))
+        every = self.lengths.take(self.kept)
+        widths = Widths.fitting(every.src, every.tgt, self.max_tokens)
+        most = max(1, self.max_tokens // max(widths))
+        least = max(int(lengths.src.sum()) // widths.src, int(lengths.tgt.sum()) // widths.tgt)
+        if least > MANY_BATCHES * most:
+            return widths, most
+        rows = len(pack_rows(lengths.src, lengths.tgt, widths))
+        rows += rows // 16
+        return widths, -(-rows // -(-rows // most))

@@ -172,7 +172,14 @@ class OptimizedTransformer(nn.Module):
 
         config.aggressive_recomputation = True
         for layer in (*self.encoder_layers, *self.decoder_layers):
-            self._compiled[layer] = torch.compile(layer.forward)
+            self._compiled[layer] = torch.compile(layer)
+
+    def forget_compiled(self) -> None:
+        """Run the layers as they are written again."""
+        self._compiled = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled": {}}  # a copy has other layers
 
     def num_parameters(self) -> int:
         """Parameters, tied ones counted once."""

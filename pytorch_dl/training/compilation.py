@@ -5,12 +5,14 @@ import os
 import shutil
 import sysconfig
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from pytorch_dl.dataset.batching import Batch
+from pytorch_dl.errors import ConfigError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training.loaders import batches_from
 from pytorch_dl.training.objective import batch_loss, dropout_keys
@@ -30,27 +32,59 @@ def missing_for_compilation(device: str) -> str | None:
     return None if (Path(sysconfig.get_path("include")) / "Python.h").exists() else "Python.h"
 
 
-def is_compiled(
+def compiles(
     wanted: Compile,
-    *,
     model: OptimizedTransformer,
     loader: object,
+    *,
     steps: int,
     time_limit: float | None,
     precision: Precision,
+    say: Callable[[str], None],
 ) -> bool:
-    """Whether to compile the layers for so many batches; left to us, only batches of one shape, and if it pays.
+    """Compile the layers for a training of so many batches, or not; left to us, batches of one shape, if it pays.
 
-    Times some steps on the first batch, and leaves the model as it was.
+    Times some steps on the first batch, and leaves the weights as they were.
     """
-    device = next(model.parameters()).device
     if wanted != "auto":
+        if wanted:
+            compile_layers(model, loader, precision=precision, say=say)
         return wanted
+    device = next(model.parameters()).device
     if missing_for_compilation(device.type) or not getattr(loader, "has_one_shape", False):
         return False
     batch = next(batches_from(loader, 0, 0, model=model)).to(device)
     seconds = steps * min(_step_seconds(model, batch, precision) for _ in range(TIMED_STEPS))
-    return min(seconds, time_limit or seconds) >= WORTH_SECONDS
+    if min(seconds, time_limit or seconds) < WORTH_SECONDS:
+        return False
+    try:
+        compile_layers(model, loader, precision=precision, say=say)
+    except ConfigError as error:
+        say(f"warning: training without compiled layers, which would be faster: {error}")
+        return False
+    return True
+
+
+def compile_layers(
+    model: OptimizedTransformer, loader: object, *, precision: Precision, say: Callable[[str], None]
+) -> None:
+    """Compile the layers, and try them on the first batch: a compiler that fails shows now."""
+    import torch._dynamo
+
+    say("compiling the layers, which takes half a minute")
+    batch = next(batches_from(loader, 0, 0, model=model)).to(next(model.parameters()).device)
+    model.compile_layers()
+    try:
+        _step_seconds(model, batch, precision)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        model.forget_compiled()
+        model.zero_grad(set_to_none=True)
+        missing = missing_for_compilation(batch.src.device.type)
+        what = f"{missing} is missing" if missing else str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"the layers cannot be compiled: {what}",
+            fix="install a C++ compiler and Python's headers, or begin a run with system.compile=false",
+        ) from error
 
 
 def _step_seconds(model: OptimizedTransformer, batch: Batch, precision: Precision) -> float:

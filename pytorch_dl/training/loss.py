@@ -79,14 +79,14 @@ def _forward_chunks(
         part = slice(start, start + rows)
         logits = hidden[part] @ weight.T  # (rows, V)
         target_logits = logits.gather(1, targets[part]).to(accurate)
-        exps, top, total = _exponentials(logits, accurate)
-        lse = top + total.log()  # (rows, 1)
+        exps, shift, total = _exponentials(logits, accurate)
+        lse = shift + total.log()  # (rows, 1)
         nll += ((lse - target_logits) * valid[part]).sum()
         lse_sum += (lse * valid[part]).sum()
         if train:
             # Subtracted before it is rounded: of a label that is learnt little is left.
             exps[index[: len(exps)], targets[part, 0]] = (
-                ((target_logits - top).exp() - (1 - smoothing) * total).squeeze(1).to(exps.dtype)
+                ((target_logits - shift).exp() - (1 - smoothing) * total).squeeze(1).to(exps.dtype)
             )
             scale = valid[part] / total
             hidden_grad[part] = (exps @ weight).to(accurate) * scale - uniform * weight_sum * valid[part]
@@ -96,15 +96,19 @@ def _forward_chunks(
 
 
 def _exponentials(logits: Tensor, accurate: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (rows, V) -> exp(logits - top) in their place, and (rows, 1) the top logits and sums of exponentials."""
-    top, total = (torch.empty(logits.size(0), 1, dtype=accurate, device=logits.device) for _ in range(2))
+    """Logits (rows, V) -> exp(logits - shift) in their place, and (rows, 1) the shifts and sums of the exponentials."""
+    shift, total = (torch.empty(logits.size(0), 1, dtype=accurate, device=logits.device) for _ in range(2))
     block = BLOCK_NUMBERS.get(logits.device.type, logits.numel())
     rows = max(1, block // logits.size(1))
     for start in range(0, logits.size(0), rows):
         part = slice(start, start + rows)
         wide = logits[part].to(accurate)
-        top[part] = wide.amax(1, keepdim=True)
-        wide.sub_(top[part]).exp_()
+        shift[part] = wide.amax(1, keepdim=True)
+        wide.sub_(shift[part]).exp_()
         total[part] = wide.sum(1, keepdim=True)
+        if logits.dtype == torch.float16:  # which has no room for a large vocabulary's sum
+            wide.div_(total[part])
+            shift[part] += total[part].log()
+            total[part] = 1.0
         logits[part] = wide
-    return logits, top, total
+    return logits, shift, total

@@ -20,7 +20,7 @@ from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.accumulation import Group, groups, steps_per_epoch
 from pytorch_dl.training.best_weights import use_average_if_better, use_best
 from pytorch_dl.training.checkpointer import Checkpointer
-from pytorch_dl.training.compilation import Compile, is_compiled
+from pytorch_dl.training.compilation import Compile, compile_layers, compiles
 from pytorch_dl.training.ending import end_reason, seconds_left
 from pytorch_dl.training.loaders import is_exact
 from pytorch_dl.training.objective import (
@@ -115,18 +115,7 @@ class OptimizedTrainer:
             ckpt.refuse_existing(self.checkpoint_dir)
         self._leave_best()
         self.model.train()
-        if not self.state.step:
-            self.state.compiled = is_compiled(
-                self.compile,
-                model=self.model,
-                loader=self.train_dataloader,
-                steps=total_steps * size,
-                time_limit=self.settings.time_limit,
-                precision=self.state.precision,
-            )
-        if self.state.compiled:
-            self.reporter.say("compiling the layers: the first steps take half a minute")
-            self.model.compile_layers()
+        self._compile(total_steps * size)
         with self.reporter.open(self.state), self._stop:
             try:
                 if total_steps < FEW_STEPS and not self.state.step:
@@ -281,6 +270,17 @@ class OptimizedTrainer:
                 validate=lambda: self.validate()[0][self.settings.early_stopping_metric],
                 say=self.reporter.say,
             )
+
+    def _compile(self, batches: int) -> None:
+        """Compile the layers where that pays: decided before the first step, and kept in the state."""
+        model, loader, precision, say = self.model, self.train_dataloader, self.state.precision, self.reporter.say
+        if not self.state.step:
+            limit = self.settings.time_limit
+            self.state.compiled = compiles(
+                self.compile, model, loader, steps=batches, time_limit=limit, precision=precision, say=say
+            )
+        elif self.state.compiled:
+            compile_layers(model, loader, precision=precision, say=say)
 
     def _leave_best(self) -> None:
         """Undo `_use_best`: training goes on from the last weights."""

@@ -98,6 +98,18 @@ def test_bfloat16_autocast_stays_close() -> None:
         assert (grad - oracle_grad).norm() < 0.02 * oracle_grad.norm()
 
 
+def test_flat_logits_of_a_large_vocabulary_fit_into_float16() -> None:
+    generator = torch.Generator().manual_seed(2)
+    hidden = (0.05 * torch.randn(6, 16, generator=generator)).requires_grad_()
+    weight = (torch.randn(120_000, 16, generator=generator) / 4).requires_grad_()
+    labels = torch.randint(120_000, (6,), generator=generator)
+    oracle = torch.autograd.grad(expected(hidden, weight, labels, 0.1), (hidden, weight))
+    with torch.autocast("cpu", dtype=torch.float16):
+        loss = linear_cross_entropy(hidden, weight, labels, ignored=IGNORED, label_smoothing=0.1)
+    for grad, oracle_grad in zip(torch.autograd.grad(loss.smoothed, (hidden, weight)), oracle, strict=True):
+        assert (grad - oracle_grad).norm() < 0.02 * oracle_grad.norm()
+
+
 def test_gradients_of_tied_weights_add_up() -> None:
     _, weight, labels = example(ignored=0)
     tokens = labels.roll(1)
