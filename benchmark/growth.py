@@ -179,7 +179,9 @@ def sweep(name: str, scale: Scale, setting: Setting) -> list[dict[str, Any]]:
                 seconds, tokens = subject.train(scale.steps)
                 subject.tokens_per_s.append(tokens / seconds)
         for subject in subjects:
-            subject.memory_bytes = peak_bytes(subject.trainer.model, partial(subject.train, 1))
+            trainer = subject.trainer
+            peak = peak_bytes(trainer.model, trainer.update.optimizer, partial(subject.train, 1))
+            subject.memory_bytes = peak.activations
     return [subject.as_json() for subject in subjects]
 
 

@@ -11,13 +11,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmark import benchmark, resident
+from benchmark import benchmark, ladder, resident
 from benchmark.baseline import PlainTransformer
 from benchmark.hf_trainer import Clock
 from benchmark.measures import Epoch, count_epoch, mean_target
 from benchmark.memory import GRADIENT, peak_bytes, peak_of
 from benchmark.peers import found_peers
 from benchmark.report import Claim, table
+from benchmark.separate import SeparateProjections
 from benchmark.workload import DATES, Workload, configuration, find_text, fitted, prepare, text_settings
 from pytorch_dl.config import Config
 from pytorch_dl.data import dates_file
@@ -323,3 +324,28 @@ def test_counts_of_an_epoch(work):
         positions=sum(b.src.numel() + b.labels.numel() for b in batches),
     )
     assert mean_target(work.plain) == pytest.approx(sum(b.num_tgt_tokens for b in batches) / PAIRS)
+
+
+def test_the_ladder_climbs_from_2017(text, tmp_path):
+    words = f"--data {text} --out {tmp_path} --repeats 2 --steps 1 --pairs-per-step 8 --no-compile".split()
+    settings = [setting for setting in SETTINGS if not setting.startswith(("data.layout", "system.compile"))]
+    assert ladder.main([*words, *settings]) == 0
+    rows = {row["name"]: row for row in json.loads((tmp_path / "ladder.json").read_bytes())["rungs"]}
+    assert not any(rows["plain Transformer of 2017"]["switches"][name] for name, _ in ladder.STEPS)
+    assert all(len(row["tokens_per_s"]) == 2 and 0 < row["activations_mb"] < row["total_mb"] for row in rows.values())
+    sizes = [row["parameters"] for row in rows.values()]
+    assert max(sizes) < 1.2 * min(sizes)
+    assert (tmp_path / "ladder.png").read_bytes().startswith(b"\x89PNG")
+    assert (
+        rows["whole with checkpointing"]["activations_mb"] < rows["+ rows packed with several pairs"]["activations_mb"]
+    )
+
+
+def test_separate_projections_are_the_fused_one(work):
+    rung = ladder.Rung("whole", ladder.Switches(modern_layers=True, loss_in_chunks=True), work)
+    batch = next(rung.batches)
+    rung.model.eval()
+    expected = rung.model(batch.src, batch.tgt_in)
+    SeparateProjections.replace_in(rung.model)
+    assert len(list(rung.model.parameters())) > 20
+    torch.testing.assert_close(rung.model(batch.src, batch.tgt_in), expected)
