@@ -119,7 +119,7 @@ class Planner:
     def _shape(self) -> tuple[Widths, int]:
         """Widths of the rows and rows of a batch: the same in all epochs, so that kernels see one shape.
 
-        With few batches an epoch, a batch has no more rows than the first epoch needs, and some to spare.
+        With few batches an epoch, a batch has no more rows than the first epoch needs.
         """
         rng = np.random.default_rng([self.seed, 0])
         lengths = self.lengths.take(rng.permutation(self._drawn(rng)))
@@ -130,5 +130,4 @@ class Planner:
         if least > MANY_BATCHES * most:
             return widths, most
         rows = len(pack_rows(lengths.src, lengths.tgt, widths))
-        rows += rows // 16
         return widths, -(-rows // -(-rows // most))

@@ -259,3 +259,13 @@ def test_token_ids() -> None:
     ids = token_ids_of([[3, 4], [], [5]])
     assert (ids.ids.tolist(), ids.offsets.tolist()) == ([3, 4, 5], [0, 2, 2, 3])
     assert min(map(len, random_sentences(50, seed=1))) == 0, "the tests' texts include empty ones"
+
+
+@pytest.mark.parametrize("pairs", [150, 200, 300, 400, 1000])
+def test_packed_batches_of_a_small_corpus_are_not_half_empty(pairs: int) -> None:
+    draw = np.random.default_rng(pairs)
+    lengths = list(zip(draw.integers(5, 25, pairs).tolist(), draw.integers(5, 25, pairs).tolist(), strict=True))
+    made = planner(lengths, "packed", max_tokens=2048)
+    plans = [made.plan(epoch) for epoch in range(4)]
+    assert len({plan.rows_per_batch for plan in plans}) == 1
+    assert min(plan.efficiency for plan in plans[:1]) > 0.8
