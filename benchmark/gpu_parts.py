@@ -1,0 +1,221 @@
+"""The smaller parts of gpu.py: facts about the machine, what a step of training makes the host wait for, a profile."""
+
+import importlib.metadata
+import json
+import subprocess
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmark.device_time import median_seconds
+from benchmark.gpu_scale import Bench, Found
+from benchmark.gpu_steps import COMPILED, EAGER, Entry, Ours, batches_of, side_of
+from benchmark.growth import each_shape_compiled
+from benchmark.machine import ROOT, machine
+from benchmark.workload import synchronize
+from pytorch_dl.dataset.batching import Batch
+
+WARMUP_STEPS = 6  # past the second shape and the second epoch of the batches
+COUNTED_STEPS = 4
+COSTLIEST = 30
+ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")  # categories of a trace's events
+ON_CPU = ("cpu_op",)
+
+
+def facts(bench: Bench, found: Found) -> None:
+    """What the machine is, and the rates that it reaches."""
+    found["machine"] = machine()
+    found["versions"] = {
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        **{name: version_of(name) for name in ("triton", "transformers")},
+    }
+    if bench.on_gpu:
+        gpu = torch.cuda.get_device_properties(bench.device)
+        found["gpu"] = {"name": gpu.name, "bytes": gpu.total_memory, "processors": gpu.multi_processor_count}
+        found["gpu"]["capability"] = f"{gpu.major}.{gpu.minor}"
+        found["nvidia_smi"] = nvidia_smi()
+    bench.save()
+    found["bf16_flops_per_s"] = {}
+    for shape in bench.scale.matrices:
+        found["bf16_flops_per_s"][" x ".join(map(str, shape))] = matrix_rate(shape, bench.device)
+    found["copied_bytes_per_s"] = copy_rate(bench.scale.mebibytes << 20, bench.device)
+    bench.say(f"  FLOP/s {found['bf16_flops_per_s']}, copied bytes/s {found['copied_bytes_per_s']:.3g}")
+
+
+def version_of(package: str) -> str | None:
+    """The installed version."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def nvidia_smi() -> str | None:
+    """Driver, power limit and highest clocks, as the driver's own program tells them."""
+    fields = "driver_version,power.limit,clocks.max.sm,clocks.max.mem"
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv"], capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def matrix_rate(shape: tuple[int, int, int], device: torch.device) -> float:
+    """FLOP/s of a product of bf16 matrices of random numbers: zeros would take less power, and so run faster."""
+    rows, common, columns = shape
+    a = torch.randn(rows, common, device=device).bfloat16()
+    b = torch.randn(common, columns, device=device).bfloat16()
+    return 2 * rows * common * columns / median_seconds(partial(torch.mm, a, b), device, repeats=30)
+
+
+def copy_rate(size: int, device: torch.device) -> float:
+    """Bytes a second, read and written."""
+    source, goal = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
+    return 2 * size / median_seconds(partial(goal.copy_, source), device)
+
+
+@contextmanager
+def warm_side(bench: Bench) -> Iterator[tuple[Callable[[Batch], float], list[Batch]]]:
+    """The step of our trainer, compiled where that can be, and its batches, after the warm-up."""
+    preset = next(iter(bench.scale.presets))
+    entry = Entry(preset, COMPILED if bench.compiled else EAGER, bench.scale.counted_tokens)
+    with ExitStack() as stack:
+        if entry.compiled:
+            stack.enter_context(each_shape_compiled())
+        side, rows = side_of(entry, bench), batches_of(entry, bench)
+        assert isinstance(side, Ours)
+        for index in range(WARMUP_STEPS):
+            side.step(rows[index % len(rows)])
+        synchronize()
+        yield side.step, [rows[index % len(rows)] for index in range(COUNTED_STEPS)]
+
+
+def counts(bench: Bench, found: Found) -> None:
+    """How often a step, once warm, is compiled anew and makes the host wait for the GPU, and where."""
+    with warm_side(bench) as (step, rows):
+        before, waits = compiler_counts(), Counter[str]()
+        with synchronisations(waits, on_gpu=bench.on_gpu):
+            for batch in rows:
+                step(batch)
+        after = compiler_counts()
+    changed = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+    found |= {
+        "steps": len(rows),
+        "compiled": bench.compiled,
+        "recompilations_per_step": changed.get("stats.unique_graphs", 0) / len(rows),
+        "compiler_counters_that_moved": changed,
+        "synchronisations_per_step": sum(waits.values()) / len(rows) if bench.on_gpu else None,
+        "synchronisations_by_place": {place: number / len(rows) for place, number in waits.most_common()},
+    }
+    bench.say(f"  {found}")
+
+
+def compiler_counts() -> Counter[str]:
+    """All that the compiler counts."""
+    from torch._dynamo.utils import counters
+
+    return Counter({f"{group}.{name}": n for group, numbers in counters.items() for name, n in numbers.items()})
+
+
+@contextmanager
+def synchronisations(waits: Counter[str], *, on_gpu: bool) -> Iterator[None]:
+    """Count by place in this project the warnings of waiting for the GPU."""
+
+    def note(message: Warning | str, *_: Any, **__: Any) -> None:
+        if "called a synchronizing" in str(message):
+            waits[innermost_place()] += 1
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = note
+        if on_gpu:
+            torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield
+        finally:
+            if on_gpu:
+                torch.cuda.set_sync_debug_mode("default")
+
+
+def innermost_place() -> str:
+    """File, line and text of the innermost call from the package."""
+    for frame in reversed(traceback.extract_stack()):
+        path = Path(frame.filename)
+        if path.is_relative_to(ROOT / "pytorch_dl"):
+            return f"{path.relative_to(ROOT)}:{frame.lineno}: {frame.line}"
+    return "outside the package"
+
+
+def costs(bench: Bench, found: Found) -> None:
+    """The costliest kernels of a step, and how much of it the GPU is idle."""
+    with warm_side(bench) as (step, rows):
+        start = time.perf_counter()
+        for batch in rows:
+            step(batch)
+        synchronize()
+        found["step_ms"] = 1000 * (time.perf_counter() - start) / len(rows)
+        found["steps"], found["compiled"] = len(rows), bench.compiled
+        events = traced(step, rows, bench)
+    found |= cost_table(events, steps=len(rows))
+    if bench.on_gpu:
+        found["idle_without_profiler"] = 1 - found["busy_ms"] / found["step_ms"]
+    for kernel in found["kernels"]:
+        bench.say(f"  {100 * kernel['share']:5.1f} %  {kernel['ms']:8.3f} ms  {kernel['calls']:6.1f}  {kernel['name']}")
+    bench.say(f"  busy {found['busy_ms']:.2f} ms of a step of {found['step_ms']:.2f} ms")
+
+
+def traced(step: Callable[[Batch], float], rows: list[Batch], bench: Bench) -> list[dict[str, Any]]:
+    """What the device did in some steps, as a trace's events. Of the host nothing is noted: that slows it down."""
+    for some in (rows[:1], rows):  # the first time, the profiler itself takes long to begin
+        with profile(activities=[ProfilerActivity.CUDA if bench.on_gpu else ProfilerActivity.CPU]) as profiler:
+            for batch in some:
+                step(batch)
+            synchronize()
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events: list[dict[str, Any]] = json.loads(path.read_bytes())["traceEvents"]
+    return [event for event in events if event.get("cat") in (ON_GPU if bench.on_gpu else ON_CPU)]
+
+
+def cost_table(events: list[dict[str, Any]], *, steps: int) -> Found:
+    """Milliseconds and calls in a step by kernel; times of calls within calls, as a CPU has them, count twice."""
+    assert events, "the profiler saw nothing that the device did"
+    spans = [(float(event["ts"]), float(event["ts"]) + float(event["dur"])) for event in events]
+    span = max(end for _, end in spans) - min(begin for begin, _ in spans)
+    busy = covered(spans)
+    taken, calls = Counter[str](), Counter[str]()
+    for event in events:
+        taken[event["name"]] += event["dur"]
+        calls[event["name"]] += 1
+    return {
+        "traced_ms": span / steps / 1000,
+        "busy_ms": busy / steps / 1000,
+        "idle": 1 - busy / span,
+        "kernels": [
+            {"name": name[:160], "ms": spent / steps / 1000, "share": spent / span, "calls": calls[name] / steps}
+            for name, spent in taken.most_common(COSTLIEST)
+        ],
+    }
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Length of the union of intervals."""
+    total, reached = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return total
