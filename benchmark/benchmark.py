@@ -20,6 +20,7 @@ from typing import Any
 if not __package__:  # run as a file: the checkout's root takes the place of this folder among the places of modules
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from benchmark import growth
 from benchmark.machine import machine
 from benchmark.measures import CLAIMED, Amount, Figures, measure
 from benchmark.peers import found_peers
@@ -44,7 +45,11 @@ MEASURED = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code, which does not depend on whether the claims hold."""
-    options = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if "--memory" in words:
+        growth.main([word for word in words if word != "--memory"])
+        return 0
+    options = parser().parse_args(words)
     try:
         results = run(options)
     except UserError as error:
@@ -69,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--warmup", type=positive, default=5, help="training steps before the first repeat")
     found.add_argument("--new-tokens", type=int, default=0, help="of each sentence; 0: the mean length of a target")
     found.add_argument("--no-rss", action="store_true", help="leave out the peak of resident memory")
+    found.add_argument("--memory", action="store_true", help="how speed and memory grow with size: growth.py instead")
     found.add_argument("--only-claims", action="store_true", help="leave out all but the baseline and ours")
     found.add_argument("--name", default="results", help="of the files that are written")
     found.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "results")

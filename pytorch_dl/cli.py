@@ -5,6 +5,7 @@ Heavy imports wait until a command needs them, so that help and completion are q
 
 import os
 import signal
+import subprocess
 import sys
 import traceback
 from pathlib import Path
@@ -179,6 +180,18 @@ def demo(
     from pytorch_dl.demo import demonstrate
 
     demonstrate(out)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def benchmark(context: typer.Context) -> None:
+    """Measure speed and memory beside other trainers; --help lists the options, --memory shows how cost grows.
+
+    Of a checkout: an installed package does not hold the measurements.
+    """
+    script = Path(__file__).resolve().parent.parent / "benchmark" / "benchmark.py"
+    if not script.exists():
+        raise ConfigError("the measurements are not installed", fix="run it in a clone of the repository")
+    raise SystemExit(subprocess.run([sys.executable, str(script), *context.args]).returncode)
 
 
 @config_app.command("show")

@@ -1,0 +1,103 @@
+"""The README's tables of what is measured, made from the result files: `python benchmark/readme.py`."""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # run as a file: the checkout's root takes the place of this folder among the places of modules
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmark.machine import RESULTS, ROOT
+from pytorch_dl.files import write_file
+
+README = ROOT / "README.md"
+BEGIN, END = "<!-- measured: made by benchmark/readme.py -->\n", "<!-- end of measured -->\n"
+NAMES = {
+    "baseline": "`torch.nn.Transformer`, fp32, random padded batches, all logits, Adam",
+    "hf-trainer": "Hugging Face Marian, its Seq2SeqTrainer at its best (bf16, grouped by length, fused AdamW)",
+    "torch.nn": "`torch.nn.Transformer`, our plain loop: bf16, like lengths, fused AdamW",
+    "marian": "Hugging Face Marian, the same loop",
+    "x-transformers": "x-transformers, the same loop",
+    "ours": "**pytorch-dl**",
+}
+SIZES = {"training-T": "d_model 256, 3+3 layers", "training-B": "d_model 512, 6+6 layers"}
+
+
+def result(name: str) -> dict[str, Any]:
+    """A committed result file."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_bytes())
+    return found
+
+
+def trainers() -> list[str]:
+    """All trainers, both sizes."""
+    lines = [
+        "| training, real tokens a second (× the first) | " + " | ".join(SIZES.values()) + " | activations, MB |",
+        "|---|---:|---:|---:|",
+    ]
+    sizes = {name: {trainer["name"]: trainer for trainer in result(name)["trainers"]} for name in SIZES}
+    for name in sorted(sizes["training-T"], key=lambda name: statistics.median(sizes["training-T"][name]["ratios"])):
+        cells = []
+        for found in sizes.values():
+            trainer = found[name]
+            cells.append(f"{rounded(statistics.median(trainer['tokens_per_s']))} ({ratio(trainer):.1f} ×)")
+        megabytes = [found[name]["activations_mb"] for found in sizes.values()]
+        memory = " / ".join(f"{mb:,.0f}" for mb in megabytes if mb is not None)
+        lines.append(f"| {NAMES[name]} | {' | '.join(cells)} | {memory} |")
+    return lines
+
+
+def ratio(trainer: dict[str, Any]) -> float:
+    """Median of the ratios to the first of the same repeat."""
+    return statistics.median(trainer["ratios"])
+
+
+def rounded(value: float) -> str:
+    """In two digits, or three above a thousand's."""
+    return f"{round(value, -2):,.0f}" if value >= 1000 else f"{round(value, -1):,.0f}"
+
+
+def quality() -> list[str]:
+    """The rows of the second table."""
+    multi30k, fast, full = result("multi30k"), result("time_to_quality"), result("efficiency")
+    preparation, kills = result("preparation"), result("kill_test")
+    ours, other, survived = fast["ours"], fast["hf-trainer"], kills["kills_survived"]
+    return [
+        "| what | figure | command |",
+        "|---|---|---|",
+        "| Multi30k English to German, from raw text: sacreBLEU (13a, cased, beam 5) on test 2016 | "
+        f"{multi30k['scores']['BLEU']:.1f} after {multi30k['wall_seconds'] / 60:.0f} minutes; "
+        f"{multi30k['parameters'] / 1e6:.1f} million parameters | `python benchmark/multi30k.py --data multi30k` |",
+        f"| the same in a hurry, and Hugging Face's trainer given twice the time | {ours['bleu']:.1f} after "
+        f"{ours['seconds'] / 60:.1f} minutes; {other['bleu']:.1f} after {other['seconds'] / 60:.1f} | "
+        "`python benchmark/time_to_quality.py --data multi30k` |",
+        "| full batches, Multi30k, 4,096 tokens a side: real tokens / all positions | "
+        f"random batches of 64: {full['random, 64 pairs']['efficiency']:.1%}; "
+        f"bucketed: {full['bucketed']['efficiency']:.1%}; packed: {full['packed']['efficiency']:.1%} | "
+        "`python benchmark/efficiency.py --data multi30k` |",
+        f"| memory of preparing {preparation['pairs']:,} pairs and training on them, above the imports | "
+        f"{preparation['above_imports_mb']:,.0f} MiB | `python benchmark/preparation.py` |",
+        f"| a run killed {survived} times with `kill -9`, {kills['kills_in_a_save']} of them while saving | weights, "
+        f"optimizer and `metrics.jsonl` equal bit by bit; at most {kills['lost_steps_max']} steps done again | "
+        f"`python benchmark/kill_test.py --kills {survived}` |",
+    ]
+
+
+def block() -> str:
+    """What stands between the marks."""
+    return "\n".join([*trainers(), "", *quality()]) + "\n"
+
+
+def main() -> None:
+    """Write the block into the README."""
+    text = README.read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    assert rest and after, f"README.md has no {BEGIN.strip()} ... {END.strip()}"
+    write_file(README, f"{before}{BEGIN}{block()}{END}{after}")
+
+
+if __name__ == "__main__":
+    main()
