@@ -11,6 +11,7 @@ import pytest
 import typer
 from tiny_runs import ROOT, write_tsv
 
+from benchmark import readme
 from pytorch_dl.cli import app
 from pytorch_dl.config import Config
 from pytorch_dl.config.load import with_overrides
@@ -98,3 +99,9 @@ def test_blocks_are_found_as_they_are_marked(tmp_path: Path):
         ["run", "--src", "a", "b.c=1"],
         ["check"],
     ]
+
+
+def test_the_measured_figures_are_those_of_the_result_files() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = text.partition(readme.BEGIN)[2].partition(readme.END)[0]
+    assert shown == readme.block(), "run python benchmark/readme.py"

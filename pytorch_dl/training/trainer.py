@@ -143,6 +143,7 @@ class OptimizedTrainer:
         self.state.step += 1
         step, tokens = self.state.step, sum(batch.num_tgt_tokens for batch in batches)
         sums = Sums(steps=1)
+        totals = torch.zeros(2, dtype=torch.float64, device=self.device)  # read once a step: a GPU would be waited for
         for index, batch in enumerate(batches):
             on_device = batch.to(self.device)
             keys = dropout_keys(on_device, seed=self.seed, step=step)
@@ -150,16 +151,15 @@ class OptimizedTrainer:
             with autocast(self.state.precision, self.device):
                 loss = batch_loss(self.model, on_device, label_smoothing=self.settings.label_smoothing, keys=keys)
             self.update.backward(loss.smoothed / tokens)
+            totals += torch.stack((loss.smoothed.detach(), loss.nll))
             sums.add(
                 Sums(
-                    loss=loss.smoothed.item(),
-                    nll=loss.nll.item(),
                     src_tokens=batch.num_src_tokens,
                     tgt_tokens=batch.num_tgt_tokens,
                     positions=batch.num_positions,
                 )
             )
-        self.update.apply(sums, batches, step=step, total_steps=total_steps)
+        self.update.apply(sums, totals, batches, step=step, total_steps=total_steps)
         return sums
 
     def validate(self) -> tuple[dict[str, float], Sequence[Sample]]:

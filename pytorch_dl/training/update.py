@@ -60,11 +60,14 @@ class WeightUpdate:
         """Add the gradients of a loss, scaled up where fp16 needs it."""
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
-    def apply(self, sums: Sums, batches: Sequence[Batch], *, step: int, total_steps: int) -> None:
-        """Update the weights, unless loss or gradients are not finite; notes the gradient norm in `sums`."""
+    def apply(self, sums: Sums, totals: Tensor, batches: Sequence[Batch], *, step: int, total_steps: int) -> None:
+        """Update the weights, unless loss or gradients are not finite.
+
+        Notes in `sums` the step's `totals` (loss, nll) and the gradient norm, all read from the device at once.
+        """
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.model.parameters())
-        sums.grad_norm = norm.item()
+        sums.loss, sums.nll, sums.grad_norm = torch.cat((totals, norm.to(totals.dtype).unsqueeze(0))).tolist()
         self._check_finite(sums, batches, step)
         if self.max_grad_norm:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.max_grad_norm, norm)

@@ -72,7 +72,7 @@ class TestAccumulation:
         before = weights(trainer.model)
         for batch in batches:
             trainer.update.backward(trainer_loss(trainer, batch) / batch.num_tgt_tokens / len(batches))
-        trainer.update.apply(Sums(), batches, step=1, total_steps=10)
+        trainer.update.apply(Sums(), torch.zeros(2, dtype=torch.float64), batches, step=1, total_steps=10)
         wrong = before - weights(trainer.model)
         assert (gradient - wrong).norm() > 0.01 * gradient.norm()
 
