@@ -22,7 +22,7 @@ if not __package__:  # run as a file: the checkout's root takes the place of thi
 
 from benchmark import growth
 from benchmark.machine import machine
-from benchmark.measures import CLAIMED, Amount, Figures, measure
+from benchmark.measures import CLAIMED, TURN_STEPS, Amount, Figures, measure
 from benchmark.peers import found_peers
 from benchmark.report import claims_of, table, trainers_of, trainers_table, write_plot
 from benchmark.resident import peak_rss, save
@@ -101,9 +101,9 @@ def run(options: argparse.Namespace) -> Path:
         raise ConfigError(f"--new-tokens is {amount.new_tokens}", fix=f"at most model.max_seq_len ({limit})")
     keep_freed_memory()  # as `pytorch-dl run` does; here it makes all sides faster
     with tempfile.TemporaryDirectory() as name:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(name) / "compiled")  # nothing is compiled already
         work = prepare(config, Path(name), pairs_per_step=options.pairs_per_step)
         resident = None if options.no_rss else _resident(work, options)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(name) / "compiled")  # nothing is compiled already
         sides = [work.side(side) for side in contenders(only_claims=options.only_claims)]
         figures = measure(work, sides, amount, say=say)
     size = " ".join([preset or "default model", *options.settings])
@@ -197,7 +197,7 @@ def _said(where: dict[str, Any], compared: dict[str, Any], amount: Amount, *, pr
         facts[name] = f"{side['what']}; {numbers}"
     facts |= {
         "figures": f"medians of {amount.repeats} repeats of all sides by turns, {amount.steps} training steps each, "
-        f"after {amount.warmup} steps to warm up; {compared['new_tokens']} new tokens for each sentence",
+        f"after {amount.warmup} steps to warm up and {TURN_STEPS} at each turn; {compared['new_tokens']} new tokens for each sentence",
         **MEASURED,
         "specification": "never measured, and silent about what its original was: what is compared stands above",
     }

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from benchmark.ladder_plot import write_ladder
 from benchmark.machine import RESULTS, machine
-from benchmark.measures import turns
+from benchmark.measures import TURN_STEPS, turns
 from benchmark.memory import peak_bytes
 from benchmark.separate import SeparateProjections
 from benchmark.workload import Workload, configuration, endless, find_text, prepare, text_settings
@@ -212,6 +212,7 @@ def measured(ladder: list[Rung], *, repeats: int, steps: int) -> list[dict[str, 
         print(f"warm: {rung.name}", file=sys.stderr, flush=True)
     for repeat in range(repeats):
         for rung in turns(ladder, repeat):
+            rung.run(TURN_STEPS)
             speed, losses[rung.name] = rung.run(steps)
             speeds[rung.name].append(speed)
         print(f"repeat {repeat + 1} of {repeats}", file=sys.stderr, flush=True)
