@@ -197,7 +197,7 @@ def _said(where: dict[str, Any], compared: dict[str, Any], amount: Amount, *, pr
         facts[name] = f"{side['what']}; {numbers}"
     facts |= {
         "figures": f"medians of {amount.repeats} repeats of all sides by turns, {amount.steps} training steps each, "
-        f"after {amount.warmup} steps to warm up and {TURN_STEPS} at each turn; {compared['new_tokens']} new tokens for "
+        f"after {amount.warmup} steps to warm up, {TURN_STEPS} at each turn; {compared['new_tokens']} new tokens for "
         "each sentence",
         **MEASURED,
         "specification": "never measured, and silent about what its original was: what is compared stands above",
