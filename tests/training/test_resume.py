@@ -115,6 +115,20 @@ class TestEveryStep:
             again = resumed(make(folder, packed=packed, workers=number % 3, **settings))
             assert trained(again) == expected, place.name
 
+    @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning", "ignore:The .grad attribute:UserWarning")
+    def test_of_compiled_layers(self, tmp_path: Path) -> None:
+        whole = make(tmp_path / "whole", packed=True, save_every=1, keep_checkpoints=99)
+        whole.compile = True
+        expected = trained(whole)
+        assert whole.state.compiled and expected != straight(packed=True)
+        places = ckpt.checkpoints(tmp_path / "whole" / "checkpoints")
+        for place in (places[0], places[len(places) // 2]):
+            shutil.copytree(place, tmp_path / place.name / "checkpoints" / place.name)
+            shutil.copy(tmp_path / "whole" / METRICS, tmp_path / place.name / METRICS)
+            again = resumed(make(tmp_path / place.name, packed=True))  # which does not ask for it: the state does
+            assert trained(again) == expected, place.name
+
     def test_after_killed_lives_of_three_steps(self, tmp_path: Path) -> None:
         settings = {"ema_decay": 0.9, "save_every": 2}
         expected = straight(**settings)
