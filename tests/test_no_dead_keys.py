@@ -16,6 +16,7 @@ import pytest
 import torch
 from rich.console import Console
 from tiny_runs import TINY, pairs, write_tsv
+from torch._functorch import config as functorch
 
 from pytorch_dl.config import Config
 from pytorch_dl.config.load import checked, with_overrides, with_values
@@ -70,7 +71,13 @@ def model(config: Config) -> Seen:
     torch.manual_seed(1)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda x: x):
         trained = made.train()(src, tgt)
+    unchanged = {"activation_memory_budget": 1.0, "aggressive_recomputation": False}
+    with pytest.MonkeyPatch.context() as patched, functorch.patch(unchanged):
+        patched.setattr(torch, "compile", lambda layer: layer)
+        made.compile_layers()
+        budget = functorch.activation_memory_budget
     return {
+        "budget": budget,
         "parameters": [(name, tuple(parameter.shape)) for name, parameter in made.named_parameters()],
         "output": written.tolist(),
         "training output": trained.tolist(),
@@ -218,6 +225,7 @@ CHANGES: dict[str, Change] = {
     "model.bias": Change({}, True, model, "parameters"),
     "model.tie_embeddings": Change({}, "decoder", model, "parameters"),
     "model.use_checkpointing": Change({}, True, model, "kept"),
+    "model.activation_budget": Change({}, 0.5, model, "budget"),
     "model.pad_token_id": Change({}, 3, model, "output"),
     "model.attention": Change({}, "sdpa", model, "kernels"),
     "data.train_data_path": Change(ONE, "b.tsv", batches, "text"),

@@ -65,6 +65,8 @@ class ModelConfig(Section):
     """One matrix for source, target and output (all), for target and output (decoder), or three (none)."""
     use_checkpointing: bool = False
     """Recompute each layer in the backward pass rather than keep its activations."""
+    activation_budget: Fraction = 1.0
+    """Share of their activations that compiled layers may keep; below 1 what is cheapest is computed again."""
     pad_token_id: Count = 0
     """Padding id that `model(src, tgt)` looks for; a run sets it from its tokenizer."""
     attention: Literal["auto", "sdpa", "plain"] = "auto"

@@ -58,6 +58,7 @@ class OptimizedTransformer(nn.Module):
         bias: bool = False,
         tie_embeddings: str = "all",
         use_checkpointing: bool = False,
+        activation_budget: float = 1.0,
         pad_token_id: int = 0,
         attention: str | AttentionFunction = "auto",
         encoder_layer: Callable[..., nn.Module] = TransformerEncoderLayer,
@@ -67,7 +68,7 @@ class OptimizedTransformer(nn.Module):
         _check_tying(tie_embeddings, src_vocab_size=src_vocab_size, tgt_vocab_size=tgt_vocab_size)
         self.d_model, self.n_kv_heads, self.head_dim = d_model, n_kv_heads or n_heads, d_model // n_heads
         self.max_seq_len, self.pad_token_id = max_seq_len, pad_token_id
-        self.use_checkpointing = use_checkpointing
+        self.use_checkpointing, self.activation_budget = use_checkpointing, activation_budget
         self._compiled: dict[nn.Module, Callable[..., Tensor]] = {}
         self.dropout = Dropout(dropout, d_model, site=0)
         options: dict[str, Any] = {"dropout": dropout, "activation": activation, "norm_type": norm_type, "bias": bias}
@@ -170,7 +171,7 @@ class OptimizedTransformer(nn.Module):
         """
         from torch._functorch import config
 
-        config.aggressive_recomputation = True
+        config.aggressive_recomputation, config.activation_memory_budget = True, self.activation_budget
         for layer in (*self.encoder_layers, *self.decoder_layers):
             self._compiled[layer] = torch.compile(layer)
 
