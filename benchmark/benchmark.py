@@ -21,6 +21,7 @@ if not __package__:  # run as a file: the checkout's root takes the place of thi
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmark import growth
+from benchmark.command_line import positive, say
 from benchmark.machine import machine
 from benchmark.measures import CLAIMED, TURN_STEPS, Amount, Figures, measure
 from benchmark.peers import found_peers
@@ -82,13 +83,6 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def positive(text: str) -> int:
-    """A number of at least 1."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
-    return number
-
-
 def run(options: argparse.Namespace) -> Path:
     """Measure, print and write; returns the path of the JSON file."""
     folder = find_text(options.data)
@@ -143,11 +137,6 @@ def contenders(*, only_claims: bool) -> list[str]:
         return list(CLAIMED)
     trainer = ["hf-trainer"] if all(map(importlib.util.find_spec, ("transformers", "accelerate"))) else []
     return ["baseline", *trainer, *found_peers(), "ours"]
-
-
-def say(text: str) -> None:
-    """Tell how far it is."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _resident(work: Workload, options: argparse.Namespace) -> dict[str, Any] | None:

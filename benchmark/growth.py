@@ -25,7 +25,7 @@ if not __package__:  # run as a file: the checkout's root takes the place of thi
 
 import torch
 
-from benchmark.benchmark import positive, say
+from benchmark.command_line import positive, say
 from benchmark.growth_plot import write_plot
 from benchmark.growth_sizes import FULL, QUICK, SEED, Point, Scale, packed_batches
 from benchmark.machine import RESULTS, machine
