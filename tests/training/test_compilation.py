@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._inductor import config as inductor
 
 from pytorch_dl.errors import ConfigError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
@@ -134,9 +135,9 @@ def test_a_compiler_that_does_not_work_is_found_out(monkeypatch, tmp_path):
     monkeypatch.undo()
     (tmp_path / "g++").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "g++").chmod(0o755)
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "g++"),))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(Path(tmp_path) / "cache"))
     made = model()
-    with pytest.raises(ConfigError, match="the layers cannot be compiled"):
+    broken = inductor.patch({"cpp.cxx": (str(tmp_path / "g++"),)})
+    with broken, pytest.raises(ConfigError, match="the layers cannot be compiled"):
         compile_layers(made, Loader(), precision="fp32", say=print)
     assert not made._compiled and all(parameter.grad is None for parameter in made.parameters())
