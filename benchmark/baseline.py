@@ -76,6 +76,16 @@ def sinusoids(length: int, d_model: int) -> Tensor:
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
 
 
+def whole_loss(logits: Tensor, batch: Batch, *, label_smoothing: float) -> Tensor:
+    """logits (B, T, V), all at once -> the mean loss of a target token."""
+    return F.cross_entropy(
+        logits.flatten(0, 1),
+        batch.labels.flatten(),
+        ignore_index=IGNORED_LABEL,
+        label_smoothing=label_smoothing,
+    )
+
+
 class Baseline:
     """Trains and reads out the plain model."""
 
@@ -95,12 +105,7 @@ class Baseline:
         """One step of training; returns the loss of a target token."""
         batch = batch.to(self.device)
         logits = self.model(batch.src, batch.tgt_in)  # (B, T, V)
-        loss = F.cross_entropy(
-            logits.flatten(0, 1),
-            batch.labels.flatten(),
-            ignore_index=IGNORED_LABEL,
-            label_smoothing=self.label_smoothing,
-        )
+        loss = whole_loss(logits, batch, label_smoothing=self.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from benchmark.baseline import LEARNING_RATE, PlainTransformer
+from benchmark.baseline import LEARNING_RATE, PlainTransformer, whole_loss
 from pytorch_dl.config import Config
-from pytorch_dl.dataset.batching import IGNORED_LABEL, Batch
+from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.training.precision import autocast, choose_precision
 
 Forward = Callable[[Batch], Tensor]  # a batch on the device -> logits (B, T, V)
@@ -37,13 +36,7 @@ class TunedPeer:
         """One step of training; returns the loss of a target token."""
         batch = batch.to(self.device)
         with autocast(self.precision, self.device):
-            logits = self.forward(batch)  # (B, T, V)
-            loss = F.cross_entropy(
-                logits.flatten(0, 1),
-                batch.labels.flatten(),
-                ignore_index=IGNORED_LABEL,
-                label_smoothing=self.label_smoothing,
-            )
+            loss = whole_loss(self.forward(batch), batch, label_smoothing=self.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

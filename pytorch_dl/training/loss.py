@@ -1,4 +1,4 @@
-"""Projection onto the vocabulary and cross-entropy in one: the logits never exist as a whole.
+"""Projection onto the vocabulary and cross-entropy in one: of many tokens the logits never exist as a whole.
 
 Rows are taken in chunks; each chunk's gradients are computed while its logits are at hand, so that nothing of size
 (tokens, vocabulary) is kept for the backward pass.
