@@ -8,7 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytorch_dl.dataset.findings import Finding, corpus_findings, overlap_findings, repeat_findings, share
+from pytorch_dl.dataset.findings import (
+    Finding,
+    corpus_findings,
+    overlap_findings,
+    repeat_findings,
+    share,
+    spelling_findings,
+)
 from pytorch_dl.dataset.summary import CorpusSummary, DataSummary, Ratio, TokenSummary, summarize
 from pytorch_dl.dataset.survey import Survey, survey
 from pytorch_dl.dataset.text_files import PairStream
@@ -70,11 +77,13 @@ def check(
         summaries[what] = summarize(surveys[what], max_length=max_length)
         findings += _stream_findings(streams, surveys[what], summaries[what], max_length=max_length)
         findings += repeat_findings(f"{what} text", summaries[what])
-        if what != "training":
+        if what == "training":
+            findings += [finding for found in surveys[what] for finding in spelling_findings(found)]
+        else:
             findings += overlap_findings(surveys["training"], surveys[what], what)
     levels = ("error", "warning", "note")
-    found = tuple(sorted(findings, key=lambda finding: levels.index(finding.level)))
-    return CheckReport(summaries["training"], summaries.get("validation"), summaries.get("test"), found)
+    by_level = tuple(sorted(findings, key=lambda finding: levels.index(finding.level)))
+    return CheckReport(summaries["training"], summaries.get("validation"), summaries.get("test"), by_level)
 
 
 def _stream_findings(

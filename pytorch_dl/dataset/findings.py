@@ -19,6 +19,9 @@ MANY_SHARED = 0.1  # of the validation text is also training text
 MANY_FAR = 0.05
 UNKNOWN_WARNING, UNKNOWN_ERROR = 0.01, 0.2
 MANY_CHANGED = 0.05  # of the sample is not given back by encoding and decoding
+SHORT = 24  # characters of a median text that may be a word with its spelling
+PIECES = 1.5  # characters a token, over which tokens are pieces of words
+MANY_PAIRS = 100_000  # from which pieces of words are learnt as well as characters
 _ENOUGH = 100  # pairs from which one text repeated is no accident
 
 Level = Literal["error", "warning", "note"]
@@ -57,6 +60,18 @@ def corpus_findings(
     ):
         if tokens is not None and found is not None:
             yield from _tokens(stream.name, side, tokens, found)
+
+
+def spelling_findings(survey: Survey) -> Iterator[Finding]:
+    """Training text that looks like words and their spellings, cut into pieces of words."""
+    tokens = survey.src_tokens
+    if tokens is None or not 0 < survey.pairs < MANY_PAIRS:
+        return
+    characters = numbers(survey.src_lengths)
+    src, tgt = (float(np.median(lengths)) for lengths in (characters, numbers(survey.tgt_lengths)))
+    if max(src, tgt) <= SHORT and characters.sum() > PIECES * numbers(tokens.counts).sum():
+        text = f"{survey.name}: short texts (medians {src:.0f} and {tgt:.0f} characters): where the answer is spelled from"
+        yield Finding("note", f"{text} the letters of the source, data.tokenizer_name=char learns more from few pairs")
 
 
 def repeat_findings(what: str, summary: DataSummary) -> Iterator[Finding]:

@@ -273,6 +273,27 @@ def test_round_trips(corpus):
     assert any(" | " in line for line in report.lines())
 
 
+class PieceTokenizer(LetterTokenizer):
+    """One token for every two characters."""
+
+    def encode(self, text):
+        return super().encode(text)[::2]
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "length", "said"),
+    [(PieceTokenizer, 7, True), (PieceTokenizer, 24, True), (PieceTokenizer, 25, False), (LetterTokenizer, 7, False)],
+)
+def test_short_texts_in_pieces_of_words_are_advised_to_take_characters(corpus, tokenizer, length, said):
+    pairs = [(text[:length], text[-length:]) for text, _ in sentences(100) if len(text) >= length]
+    tokenizers = Tokenizers(tokenizer(), tokenizer())
+    report = check([corpus(pairs)], [corpus([("ab", "ba")], "val")], tokenizers=tokenizers)
+    advice = [text for text in of_level(report, "note") if "data.tokenizer_name=char" in text]
+    assert len(advice) == said
+    if said:
+        assert f"train.s + train.t: short texts (medians {length} and {length} characters)" in advice[0]
+
+
 def test_one_side_of_a_split_can_be_checked(corpus):
     train, val = hold_out([corpus(sentences(300))], count=30, seed=0)
     report = check(train, [val])
