@@ -14,7 +14,9 @@ from pytorch_dl.dataset.bucketing import Ints, bucket_by_length
 from pytorch_dl.dataset.packing import Widths, pack_rows
 from pytorch_dl.errors import ConfigError, DataError
 
-MANY_BATCHES = 50  # an epoch: a half-empty one more or less does not count
+MANY_BATCHES = 400  # an epoch: a half-empty one more or less does not count
+SPARE_ROWS = 0.001  # of the first epoch's: others need a few more or less
+MORE_BATCHES = 0.05  # than the fewest, where they waste fewer rows
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Planner:
     def _shape(self) -> tuple[Widths, int]:
         """Widths of the rows and rows of a batch: the same in all epochs, so that kernels see one shape.
 
-        With few batches an epoch, a batch has no more rows than the first epoch needs.
+        With few batches an epoch, such that the first epoch's rows fill them.
         """
         rng = np.random.default_rng([self.seed, 0])
         lengths = self.lengths.take(rng.permutation(self._drawn(rng)))
@@ -129,5 +131,8 @@ class Planner:
         least = max(int(lengths.src.sum()) // widths.src, int(lengths.tgt.sum()) // widths.tgt)
         if least > MANY_BATCHES * most:
             return widths, most
-        rows = len(pack_rows(lengths.src, lengths.tgt, widths))
-        return widths, -(-rows // -(-rows // most))
+        rows = int(len(pack_rows(lengths.src, lengths.tgt, widths)) * (1 + SPARE_ROWS))
+        fewest = -(-rows // most)
+        counts = range(fewest, int(fewest * (1 + MORE_BATCHES)) + 1)
+        batches = min(counts, key=lambda count: count * -(-rows // count))
+        return widths, -(-rows // batches)
