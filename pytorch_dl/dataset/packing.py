@@ -81,7 +81,7 @@ class _Stock:
         self.present = np.zeros(self.size.shape, dtype=bool)
         self.present[src, tgt] = True
         self.widths = widths
-        self.fill: Ints | None = None
+        self._count()
 
     def next_random(self) -> int | None:
         """A pair of the next lengths in the given order of which one is left."""
@@ -92,7 +92,7 @@ class _Stock:
 
     def best_fit(self, free: Widths) -> int | None:
         """The longer of the two pairs that together leave the least room, or the one where a second does not fit."""
-        if self.fill is None:
+        if self.stale:
             self._count()
         src, tgt = (min(room + 1, side) for room, side in zip(free, self.size.shape, strict=True))
         beside = self.fill[free.src - src + 1 : free.src + 1, free.tgt - tgt + 1 : free.tgt + 1][::-1, ::-1]
@@ -107,6 +107,7 @@ class _Stock:
         room[: self.size.shape[0], : self.size.shape[1]] = self.size * self.present
         self.fill = first * np.maximum.accumulate(np.maximum.accumulate(room, axis=0), axis=1)
         self.alone = np.where(self.present, (first + 1) * self.size, -(1 << 40))
+        self.stale = False
 
     def _take(self, lengths: tuple[int, int]) -> int:
         pairs = self.left[lengths]
@@ -114,5 +115,5 @@ class _Stock:
         if not pairs:
             del self.left[lengths]
             self.present[lengths] = False
-            self.fill = None
+            self.stale = True
         return pair
