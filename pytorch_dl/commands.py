@@ -69,7 +69,10 @@ def print_translations(
 ) -> None:
     """Print what each line becomes, in order, `chunk` lines at a time."""
     numbers, left = itertools.count(1), iter(lines)
+    warned = False
     while sources := list(itertools.islice(left, chunk)):
+        if not warned and (warned := any("\t" in text for text in sources)):
+            _say("warning: there are tabs: a whole line is one source (cut -f1 FILE gives the first column alone)")
         for text, best in zip(sources, translator.hypotheses(sources, settings), strict=True):
             for line in _format(text, next(numbers), best, as_json=as_json, with_scores=settings.n_best > 1):
                 print(line)

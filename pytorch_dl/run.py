@@ -34,6 +34,7 @@ from pytorch_dl.process import keep_freed_memory
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.progress import Progress, Sample
 from pytorch_dl.training.run_folder import RunFolder
+from pytorch_dl.training.train_state import TrainState
 from pytorch_dl.training.trainer import create_trainer
 from pytorch_dl.training.validation import Decode, Decoded
 from pytorch_dl.translator import Translator, build_model, load
@@ -57,7 +58,8 @@ def check_texts(config: Config, say: Say) -> tuple[CheckReport, TokenizerPair | 
     tokenizers = new_tokenizers(config, texts, say)
     report = check(whole.train, whole.val, test, tokenizers=tokenizers, max_length=data.max_length)
     if data.val_split:
-        report = replace(report, val=check(texts.val, tokenizers=tokenizers, max_length=data.max_length).train)
+        val = check(texts.val, tokenizers=tokenizers, max_length=data.max_length).train
+        report = replace(report, val=val, held_out=val.pairs)
     return report, tokenizers
 
 
@@ -129,8 +131,15 @@ def train(folder: RunFolder, *, progress: Progress) -> None:
             save_file(ckpt.model_weights(model), temporary / ckpt.MODEL)
             origin = {"best_step": state.best_step, "last_step": state.step, "averaged": trainer.has_average}
             write_json(temporary / "origin.json", origin)
-        kept = "average of the last checkpoints" if trainer.has_average else f"weights of step {state.best_step:,}"
-        progress.say(f"kept for use: the {kept}, of {state.step:,} steps")
+        progress.say(f"kept for use: {_kept(state, config.training, has_average=trainer.has_average)}")
+
+
+def _kept(state: TrainState, settings: TrainingConfig, *, has_average: bool) -> str:
+    if has_average:
+        return f"the average of the last checkpoints, of {state.step:,} steps"
+    metric = settings.early_stopping_metric
+    why = "" if state.best_value is None else f", the best by {metric} ({state.best_value:.4g})"
+    return f"the weights of step {state.best_step:,} of {state.step:,}{why}"
 
 
 def evaluate_run(folder: RunFolder, *, beam_size: int, progress: Progress) -> list[Score]:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -149,6 +150,10 @@ class TestRun:
         result = call(capsys, "run", "--src", file, "--split", 12, "--out", tmp_path / "run", *SHORT)
         assert result.code == 0, result.err
         assert result.err.count("tokenizer: char for both sides with 260 tokens, from 48 of 48 pairs") == 1
+        assert "Training text, with the 12 pairs that are held out\n" in result.err
+        assert re.search(
+            r"kept for use: the weights of step \d+ of \d+, the best by val_loss \(\d\.\d+\)\n", result.err
+        )
 
     def test_without_validation_text(self, tmp_path, capsys):
         result = call(capsys, "run", "--src", write_tsv(tmp_path / "text.tsv"), "--out", tmp_path / "run", *SHORT)
@@ -342,6 +347,11 @@ class TestTranslate:
         result = call(capsys, "translate", tiny_run, "--json", "--beam", 1)
         found = [json.loads(line) for line in result.out.splitlines()]
         assert [(line["line"], line["source"]) for line in found] == list(enumerate(lines, 1))
+
+    def test_a_line_with_a_tab_is_one_source_and_told_once(self, tiny_run, capsys):
+        result = call(capsys, "translate", tiny_run, "-t", "ab", "-t", "ab\tba", "-t", "b\ta")
+        assert (result.code, len(result.out.split("\n")[:-1])) == (0, 3)
+        assert result.err.count("warning: there are tabs: a whole line is one source") == 1
 
     def test_json_tells_what_happened(self, tiny_run, capsys):
         result = call(capsys, "translate", tiny_run, "--json", "--nbest", 2, "-t", "ab", "-t", "x" * 500, "-t", "")

@@ -32,6 +32,8 @@ class CheckReport:
     val: DataSummary | None
     test: DataSummary | None
     findings: tuple[Finding, ...]
+    held_out: int = 0
+    """Pairs of the training text that are the validation text, and not trained on."""
 
     @property
     def errors(self) -> list[str]:
@@ -45,7 +47,8 @@ class CheckReport:
 
     def lines(self) -> list[str]:
         """The report for people."""
-        lines = _data_lines("Training text", self.train)
+        held_out = f", with the {self.held_out:,} pairs that are held out" if self.held_out else ""
+        lines = _data_lines(f"Training text{held_out}", self.train)
         if self.val is not None:
             lines += _data_lines("Validation text", self.val)
         if self.test is not None:

@@ -101,7 +101,7 @@ class _Stock:
         return self._take(best) if total[best] > 0 else None
 
     def _count(self) -> None:
-        """What is worth looking up: `alone`, by lengths; `fill`, by the room that is left, with the best single pair."""
+        """How much a pair fills: `alone`, by its lengths; `fill`, the best single one, by the room that is left."""
         first = 2 * int(self.size[-1, -1])  # more than any first pair's own size
         room = np.zeros((self.widths.src + 1, self.widths.tgt + 1), dtype=np.int64)
         room[: self.size.shape[0], : self.size.shape[1]] = self.size * self.present

@@ -72,10 +72,10 @@ def _forward_chunks(
     nll = torch.zeros((), dtype=accurate, device=hidden.device)
     lse_sum = torch.zeros_like(nll)
     hidden_grad = torch.empty_like(hidden, dtype=accurate) if train else hidden
-    weight_grad = (-uniform * hidden_sum).repeat(weight.size(0), 1) if train else weight
+    weight_grad = -uniform * hidden_sum if train else weight  # the same for all rows, until there are products
     rows = CHUNK_ROWS.get(hidden.device.type, 1024)
     index = torch.arange(rows, device=hidden.device)
-    for start in range(0, hidden.size(0), rows):
+    for start in range(0, max(1, hidden.size(0)), rows):
         part = slice(start, start + rows)
         logits = hidden[part] @ weight.T  # (rows, V)
         target_logits = logits.gather(1, targets[part]).to(accurate)
@@ -90,7 +90,7 @@ def _forward_chunks(
             )
             scale = valid[part] / total
             hidden_grad[part] = (exps @ weight).to(accurate) * scale - uniform * weight_sum * valid[part]
-            weight_grad += exps.T @ (hidden[part] * scale).to(hidden.dtype)
+            weight_grad = exps.T @ (hidden[part] * scale).to(hidden.dtype) + weight_grad
     smoothed = (1 - smoothing) * nll + smoothing * (lse_sum - hidden_sum @ weight_sum / weight.size(0))
     return (smoothed, nll), (hidden_grad, weight_grad)
 

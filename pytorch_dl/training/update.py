@@ -69,12 +69,11 @@ class WeightUpdate:
         norm = gradient_norm(self.model.parameters())
         sums.loss, sums.nll, sums.grad_norm = torch.cat((totals, norm.to(totals.dtype).unsqueeze(0))).tolist()
         self._check_finite(sums, batches, step)
-        if self.max_grad_norm:
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.max_grad_norm, norm)
         if self.schedule:
             factor = self.schedule(step, total_steps)
             for group, rate in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
                 group["lr"] = rate * factor
+        self._clip(norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -91,6 +90,15 @@ class WeightUpdate:
                     f"the update of step {step} left numbers in {name} that are not finite",
                     fix="lower training.learning_rate and begin another run",
                 )
+
+    def _clip(self, norm: Tensor) -> None:
+        """Shorten the gradients to `max_grad_norm`; a fused optimizer does it while it reads them."""
+        if not self.max_grad_norm:
+            return
+        if self.scaler.is_enabled() or not getattr(self.optimizer, "_step_supports_amp_scaling", False):
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.max_grad_norm, norm)
+        else:
+            self.optimizer.grad_scale = (norm / self.max_grad_norm).clamp(min=1.0).float()  # type: ignore[attr-defined]
 
     def _check_finite(self, sums: Sums, batches: Sequence[Batch], step: int) -> None:
         if math.isfinite(sums.loss) and math.isfinite(sums.grad_norm):
