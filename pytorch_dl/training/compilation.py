@@ -71,7 +71,7 @@ def compile_layers(
     """Compile the layers, and try them on the first batch: a compiler that fails shows now."""
     import torch._dynamo
 
-    say("compiling the layers, which takes half a minute")
+    say("compiling the layers, which takes up to half a minute")
     batch = next(batches_from(loader, 0, 0, model=model)).to(next(model.parameters()).device)
     model.compile_layers()
     try:

@@ -1,12 +1,14 @@
 """Which number format the matrix products use on this device."""
 
 import contextlib
+import math
 import time
 from typing import Literal
 
 import torch
 
 Precision = Literal["fp32", "bf16", "fp16"]
+TIMED_SECONDS, TIMED_ROUNDS = 0.3, 4
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -30,15 +32,21 @@ def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractC
 
 
 def _bf16_pays() -> bool:
-    """Time both formats: a CPU without bfloat16 instructions emulates them, and is a hundred times slower."""
-    return _seconds(torch.bfloat16) < 0.8 * _seconds(torch.float32)
+    """Time both formats: a CPU without bfloat16 instructions emulates them, and is a hundred times slower.
+
+    By turns and for a while: what else the machine does for some milliseconds must not decide a training.
+    """
+    fastest = {torch.bfloat16: math.inf, torch.float32: math.inf}
+    end, rounds = time.perf_counter() + TIMED_SECONDS, 0
+    while rounds < TIMED_ROUNDS or time.perf_counter() < end:
+        for dtype in fastest:
+            fastest[dtype] = min(fastest[dtype], _seconds(dtype))
+        rounds += 1
+    return fastest[torch.bfloat16] < 0.8 * fastest[torch.float32]
 
 
 def _seconds(dtype: torch.dtype) -> float:
     a, b = torch.ones(256, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
-    taken = []
-    for _ in range(4):  # the first call also sets up the kernel
-        start = time.perf_counter()
-        a @ b
-        taken.append(time.perf_counter() - start)
-    return min(taken)
+    start = time.perf_counter()
+    a @ b
+    return time.perf_counter() - start
