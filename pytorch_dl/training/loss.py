@@ -90,7 +90,8 @@ def _forward_chunks(
             )
             scale = valid[part] / total
             hidden_grad[part] = (exps @ weight).to(accurate) * scale - uniform * weight_sum * valid[part]
-            weight_grad = exps.T @ (hidden[part] * scale).to(hidden.dtype) + weight_grad
+            products = exps.T @ (hidden[part] * scale).to(hidden.dtype)  # (V, d)
+            weight_grad = weight_grad.add_(products) if start else products + weight_grad
     smoothed = (1 - smoothing) * nll + smoothing * (lse_sum - hidden_sum @ weight_sum / weight.size(0))
     return (smoothed, nll), (hidden_grad, weight_grad)
 
