@@ -1,7 +1,8 @@
-"""Measure how full batches are: `python benchmark/efficiency.py --data multi30k`.
+"""Measure how full batches are: `python benchmark/efficiency.py --data FOLDER [SETTING...]`.
 
-Takes train.en.gz and train.de.gz of the folder, a joint BPE of 8,000, and 4,096 tokens a side; writes for each layout
-the real tokens over all positions of an epoch, both sides together.
+Takes train.en.gz and train.de.gz of the folder, or its train.tsv.gz, a joint BPE of 8,000 unless the settings (as
+data.tokenizer_name=char) say otherwise, and 4,096 tokens a side; writes for each layout the real tokens over all
+positions of an epoch, both sides together.
 """
 
 import argparse
@@ -15,6 +16,8 @@ if not __package__:  # run as a file: the checkout's root takes the place of thi
 
 from benchmark.machine import RESULTS, machine
 from pytorch_dl import files
+from pytorch_dl.config import Config
+from pytorch_dl.config.load import with_overrides
 from pytorch_dl.config.model_config import DataConfig
 from pytorch_dl.dataset.efficient_dataloader import DataModule
 
@@ -28,16 +31,26 @@ LAYOUTS = {
 def main() -> None:
     """Parse the command line, measure, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with train.en.gz and train.de.gz")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with train.en.gz and train.de.gz, or train.tsv.gz"
+    )
     parser.add_argument("--max-tokens", type=int, default=4096)
     parser.add_argument("--out", type=Path, default=RESULTS / "efficiency.json", help="the JSON file to write")
+    parser.add_argument("settings", nargs="*", metavar="SECTION.KEY=VALUE")
     arguments = parser.parse_args()
     where = machine()
-    texts = {
-        "train_data_path": str(arguments.data / "train.en.gz"),
-        "train_tgt_path": str(arguments.data / "train.de.gz"),
+    table = arguments.data / "train.tsv.gz"
+    paths = (table, None) if table.exists() else (arguments.data / "train.en.gz", arguments.data / "train.de.gz")
+    config = with_overrides(Config(), arguments.settings).data
+    texts = config.model_dump() | {
+        "train_data_path": str(paths[0]),
+        "train_tgt_path": paths[1] and str(paths[1]),
     }
-    measured: dict[str, object] = {"text": arguments.data.name, "max_tokens_per_batch": arguments.max_tokens}
+    measured: dict[str, object] = {
+        "text": arguments.data.name,
+        "settings": arguments.settings,
+        "max_tokens_per_batch": arguments.max_tokens,
+    }
     with tempfile.TemporaryDirectory() as cache:
         data = DataModule(data=DataConfig.model_validate(texts), cache_dir=cache)
         data.setup()
