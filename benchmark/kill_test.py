@@ -123,11 +123,14 @@ def train_with_kills(config: Path, run: Path, kills: int, rng: random.Random) ->
     for number in range(kills):
         process = start(config, run)
         aimed = number % 2 == 0
+        done = last_step(run)
+        share = max(1, (STEPS - done) // (kills - number + 1))  # of the steps that are left: some for each kill
         if number % 10 == 9:
-            time.sleep(rng.uniform(0, 6))
+            end = time.monotonic() + rng.uniform(0, 6)
+            while time.monotonic() < end and last_step(run) < done + share:
+                time.sleep(0.005)
         else:
-            done = last_step(run)
-            goal = done + rng.randint(1, max(1, (STEPS - done) // (kills - number + 1)))
+            goal = done + rng.randint(1, share)
             wait_for(process, run, step=goal, saving=aimed)
             time.sleep(rng.uniform(0, 0.004 if aimed else 0.05))
         outcome.kills_in_a_save += is_saving(run)

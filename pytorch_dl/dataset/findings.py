@@ -70,10 +70,9 @@ def spelling_findings(survey: Survey) -> Iterator[Finding]:
     characters = numbers(survey.src_lengths)
     src, tgt = (float(np.median(lengths)) for lengths in (characters, numbers(survey.tgt_lengths)))
     if max(src, tgt) <= SHORT and characters.sum() > PIECES * numbers(tokens.counts).sum():
-        text = (
-            f"{survey.name}: short texts (medians {src:.0f} and {tgt:.0f} characters): where the answer is spelled from"
-        )
-        yield Finding("note", f"{text} the letters of the source, data.tokenizer_name=char learns more from few pairs")
+        text = f"{survey.name}: short texts (medians {src:.0f} and {tgt:.0f} characters): where the answer is spelled"
+        text += " from the letters of the source, data.tokenizer_name=char learns more from few pairs"
+        yield Finding("note", text)
 
 
 def repeat_findings(what: str, summary: DataSummary) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ POOL = 1 << 16  # pairs that are packed together
 MIN_WIDTH = 64  # attention over narrower rows costs less; narrower still and they fill badly
 WIDEST_ROW = 256  # beyond it, attention over a row costs more than padding would
 MULTIPLES = (16, 8, 4, 2)  # of tokens: the largest is the fastest, on a CPU by 3 % of a step
+ABSENT = -(1 << 40)  # the worth of lengths of which no pair is left, whatever stands beside them
 MORE_ROOM = 0.02  # of a row, that a multiple may cost
 
 
@@ -106,7 +107,7 @@ class _Stock:
         room = np.zeros((self.widths.src + 1, self.widths.tgt + 1), dtype=np.int64)
         room[: self.size.shape[0], : self.size.shape[1]] = self.size * self.present
         self.fill = first * np.maximum.accumulate(np.maximum.accumulate(room, axis=0), axis=1)
-        self.alone = np.where(self.present, (first + 1) * self.size, -(1 << 40))
+        self.alone = np.where(self.present, (first + 1) * self.size, ABSENT)
         self.stale = False
 
     def _take(self, lengths: tuple[int, int]) -> int:
