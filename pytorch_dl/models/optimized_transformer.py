@@ -119,8 +119,7 @@ class OptimizedTransformer(nn.Module):
         bias = additive(segment_mask(src.segments, src.segments), x.dtype)  # (B, 1, S, S)
         for index, layer in enumerate(self.encoder_layers):
             x = self._run(layer, x, bias=bias, rotation=rotation, keys=_layer_keys(src.keys, index))
-        memory: Tensor = self.encoder_norm(x)
-        return memory
+        return self._run(self.encoder_norm, x)
 
     def decode(self, tgt: Side, memory: Tensor, src_segments: Tensor) -> Tensor:
         """Target and memory (B, S, d) of sources with these segments -> hidden states (B, T, d)."""
@@ -130,8 +129,7 @@ class OptimizedTransformer(nn.Module):
         for index, layer in enumerate(self.decoder_layers):
             keys = _layer_keys(tgt.keys, index)
             x = self._run(layer, x, memory, self_bias=self_bias, cross_bias=cross_bias, rotation=rotation, keys=keys)
-        hidden: Tensor = self.decoder_norm(x)
-        return hidden
+        return self._run(self.decoder_norm, x)
 
     def start_decoding(self, src: Tensor, *, max_length: int, beam_size: int = 1) -> DecoderCache:
         """Padded src (B, S) -> the cache with which `decode_step` writes up to max_length tokens in beam_size beams."""

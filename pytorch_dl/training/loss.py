@@ -91,7 +91,9 @@ def _forward_chunks(
             scale = valid[part] / total
             hidden_grad[part] = (exps @ weight).to(accurate) * scale - uniform * weight_sum * valid[part]
             products = exps.T @ (hidden[part] * scale).to(hidden.dtype)  # (V, d)
-            weight_grad = weight_grad.add_(products) if start else products + weight_grad
+            del logits, exps  # the largest of all that lives, and not needed any more
+            weight_grad = weight_grad.add_(products) if start else products.to(accurate).add_(weight_grad)
+            del products
     smoothed = (1 - smoothing) * nll + smoothing * (lse_sum - hidden_sum @ weight_sum / weight.size(0))
     return (smoothed, nll), (hidden_grad, weight_grad)
 
