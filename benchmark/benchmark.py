@@ -1,9 +1,9 @@
 """Training measured: `python benchmark/benchmark.py [--size T|B] [--data FOLDER] [SETTING...]`.
 
-Side by side in one process and by turns: a plain Transformer of 2017 (baseline.py), tuned loops around others' models
-(peers.py) and Hugging Face's trainer (hf_trainer.py), as far as they are installed, and this project (ours.py); of the
-same size, on the same text, with as many pairs a step. Answers the specification's four claims as well. Prints tables;
-writes NAME.json, NAME.md and NAME.png.
+Side by side and by turns, each in a process of its own: a plain Transformer of 2017 (baseline.py), tuned loops around
+others' models (peers.py) and Hugging Face's trainer (hf_trainer.py), as far as they are installed, and this project
+(ours.py); of the same size, on the same text, with as many pairs a step. Answers the specification's four claims as
+well. Prints tables; writes NAME.json, NAME.md and NAME.png.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,19 @@ if not __package__:  # run as a file: the checkout's root takes the place of thi
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmark import growth
+from benchmark.by_turns import CLAIMED, Amount, Figures, measure
 from benchmark.command_line import positive, say
+from benchmark.contender import Contender, save
 from benchmark.machine import machine
-from benchmark.measures import CLAIMED, TURN_STEPS, Amount, Figures, measure
+from benchmark.measures import TURN_STEPS
 from benchmark.peers import found_peers
 from benchmark.report import claims_of, table, trainers_of, trainers_table, write_plot
-from benchmark.resident import peak_rss, save
 from benchmark.workload import DATES, Workload, configuration, find_text, prepare, text_settings
 from pytorch_dl.config import Config, get_config
 from pytorch_dl.config.templates import TEMPLATES
 from pytorch_dl.dataset.efficient_dataloader import texts_of
 from pytorch_dl.errors import ConfigError, UserError
 from pytorch_dl.files import write_file, write_json
-from pytorch_dl.process import keep_freed_memory
 
 SIZES = {"T": "tiny", "B": None}  # B: the default model, d_model 512 with 6 + 6 layers
 MEASURED = {
@@ -74,7 +75,6 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--steps", type=positive, default=10, help="training steps in a repeat")
     found.add_argument("--warmup", type=positive, default=5, help="training steps before the first repeat")
     found.add_argument("--new-tokens", type=int, default=0, help="of each sentence; 0: the mean length of a target")
-    found.add_argument("--no-rss", action="store_true", help="leave out the peak of resident memory")
     found.add_argument("--memory", action="store_true", help="how speed and memory grow with size: growth.py instead")
     found.add_argument("--only-claims", action="store_true", help="leave out all but the baseline and ours")
     found.add_argument("--name", default="results", help="of the files that are written")
@@ -93,23 +93,23 @@ def run(options: argparse.Namespace) -> Path:
     amount = Amount(options.repeats, options.steps, options.warmup, options.new_tokens)
     if amount.new_tokens > (limit := config.model.max_seq_len):
         raise ConfigError(f"--new-tokens is {amount.new_tokens}", fix=f"at most model.max_seq_len ({limit})")
-    keep_freed_memory()  # as `pytorch-dl run` does; here it makes all sides faster
     with tempfile.TemporaryDirectory() as name:
         work = prepare(config, Path(name), pairs_per_step=options.pairs_per_step)
-        resident = None if options.no_rss else _resident(work, options)
+        save(work)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(name) / "compiled")  # nothing is compiled already
-        sides = [work.side(side) for side in contenders(only_claims=options.only_claims)]
-        figures = measure(work, sides, amount, say=say)
+        with ExitStack() as stack:
+            names = contenders(only_claims=options.only_claims)
+            sides = [stack.enter_context(Contender(side, work)) for side in names]
+            figures = measure(work, sides, amount, say=say)
     size = " ".join([preset or "default model", *options.settings])
-    compared = _compared(work, sides, figures, folder.resolve().name if folder else DATES, size)
+    compared = _compared(work, figures, folder.resolve().name if folder else DATES, size)
     claims = claims_of(figures)
     trainers = trainers_of(
         figures,
-        {side.name: side.what for side in sides},
         warmup_steps=amount.warmup,
         tokens_a_step=figures.epochs["baseline"].real_tokens / figures.epochs["baseline"].batches,
     )
-    lines = [*trainers_table(trainers), "", *_other_lines(resident)]
+    lines = [*trainers_table(trainers), "", *_other_lines(figures)]
     for line in [*_said(where, compared, amount), "", *lines, "", *table(claims)]:
         print(line)
     written = {
@@ -119,7 +119,8 @@ def run(options: argparse.Namespace) -> Path:
         "measured": MEASURED,
         "trainers": [asdict(trainer) for trainer in trainers],
         "claims": [claim.as_json() for claim in claims],
-        "peak_rss": resident,
+        "roof": figures.roof.as_json(),
+        "peak_rss": {name: found._asdict() for name, found in figures.resident.items()} or None,
         "loss_per_token": figures.losses,
     }
     write_json(options.out / f"{options.name}.json", written)
@@ -139,16 +140,8 @@ def contenders(*, only_claims: bool) -> list[str]:
     return ["baseline", *trainer, *found_peers(), "ours"]
 
 
-def _resident(work: Workload, options: argparse.Namespace) -> dict[str, Any] | None:
-    say("peak of resident memory, each side in a process of its own")
-    save(work)
-    steps = options.warmup + options.steps
-    found = {name: peak_rss(work, name, pairs_per_step=options.pairs_per_step, steps=steps) for name in CLAIMED}
-    return found if all(found.values()) else None
-
-
-def _compared(work: Workload, sides: list[Any], figures: Figures, text: str, size: str) -> dict[str, Any]:
-    """What the two sides are, in words and numbers."""
+def _compared(work: Workload, figures: Figures, text: str, size: str) -> dict[str, Any]:
+    """What the sides are, in words and numbers."""
     model = work.config.model
     found: dict[str, Any] = {
         "text": text,
@@ -158,11 +151,10 @@ def _compared(work: Workload, sides: list[Any], figures: Figures, text: str, siz
         "new_tokens": figures.new_tokens,
         "sides": {},
     }
-    for side in sides:
-        epoch = figures.epochs[side.name]
-        found["sides"][side.name] = {
-            "what": side.what,
-            "parameters": sum(parameter.numel() for parameter in side.model.parameters()),
+    for name, side in figures.sides.items():
+        epoch = figures.epochs[name]
+        found["sides"][name] = {
+            **side._asdict(),
             "pairs_per_step": epoch.pairs / epoch.batches,
             "epoch": epoch._asdict(),
         }
@@ -185,7 +177,8 @@ def _said(where: dict[str, Any], compared: dict[str, Any], amount: Amount, *, pr
         numbers = f"{side['parameters']:,} parameters, {side['pairs_per_step']:.1f} pairs a step"
         facts[name] = f"{side['what']}; {numbers}"
     facts |= {
-        "figures": f"medians of {amount.repeats} repeats of all sides by turns, {amount.steps} training steps each, "
+        "figures": f"medians of {amount.repeats} repeats of all sides by turns, each in a process of its own, all with "
+        f"freed memory kept for the next step's tensors; {amount.steps} training steps each, "
         f"after {amount.warmup} steps to warm up, {TURN_STEPS} at each turn; {compared['new_tokens']} new tokens for "
         "each sentence",
         **MEASURED,
@@ -200,17 +193,16 @@ def _wrapped(name: str, fact: str) -> list[str]:
     return textwrap.wrap(fact, 120, initial_indent=f"{name:<18}", subsequent_indent=" " * 18)
 
 
-def _other_lines(resident: dict[str, Any] | None) -> list[str]:
-    """The resident memory."""
-    if resident is None:
-        return ["peak RSS: not measured"]
-    lines = []
-    for name in CLAIMED:
-        peak, grown = resident[name]["peak_mb"], resident[name]["by_training_mb"]
-        lines.append(
-            f"peak RSS of a process that trains {name}: {peak:,.0f} MB; {grown:,.0f} MB came with the steps: "
-            "gradients, optimizer state, activations, what libraries keep"
-        )
+def _other_lines(figures: Figures) -> list[str]:
+    """The matrix rate and the resident memory."""
+    lines = [
+        f"matrix rate: {figures.roof.matrix_rate / 1e12:.2f} TFLOP/s in bf16, measured once in each repeat; products: "
+        "those of a training step, 3 * 2mnk, of real tokens only",
+        "resident memory: the peak of the process in its first steps, and what of it came with them (gradients, "
+        "optimizer state, activations, compilation, what libraries keep)",
+    ]
+    for name, resident in figures.resident.items():
+        lines.append(f"  {name}: {resident.peak_mb:,.0f} MB, {resident.by_training_mb:,.0f} MB with the steps")
     return lines
 
 

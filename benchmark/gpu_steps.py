@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -21,6 +21,7 @@ from benchmark.growth import each_shape_compiled
 from benchmark.model_flops import model_flops
 from benchmark.peers import PEERS, found_peers
 from benchmark.random_text import SEED, SPECIAL, Layout, batches
+from benchmark.side import Trains
 from benchmark.workload import synchronize
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.batching import Batch
@@ -31,14 +32,6 @@ from pytorch_dl.training.trainer import OptimizedTrainer
 WARMUP_STEPS = 3
 TOTAL_STEPS = 10_000  # for a schedule, which there is not
 NAIVE, EAGER, COMPILED, PLAIN = "naive", "ours", "ours, compiled", "ours, compiled, plain attention"
-
-
-class Trains(Protocol):
-    """One of those that are compared."""
-
-    model: Any
-
-    def step(self, batch: Batch) -> float: ...
 
 
 class Ours:

@@ -26,9 +26,10 @@ import torch
 import torch._dynamo
 from torch.nn import functional as F
 
+from benchmark.by_turns import turns
 from benchmark.ladder_plot import write_ladder
 from benchmark.machine import RESULTS, machine
-from benchmark.measures import TURN_STEPS, turns
+from benchmark.measures import TURN_STEPS
 from benchmark.memory import peak_bytes
 from benchmark.separate import SeparateProjections
 from benchmark.workload import Workload, configuration, endless, find_text, prepare, text_settings

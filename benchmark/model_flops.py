@@ -24,11 +24,16 @@ class Matrices(NamedTuple):
     width: int  # of all heads together
 
 
-def model_flops(model: Any, batch: Batch) -> int:
-    """FLOPs of a step of one of the models; `batch` lies on the CPU."""
+def model_flops(model: Any, batch: Batch) -> int | None:
+    """FLOPs of a step of one of the models, None of one that is not known here; `batch` lies on the CPU."""
     if isinstance(model, OptimizedTransformer):
         return step_flops(model, batch)
-    found = of_torch(model) if isinstance(model, PlainTransformer) else of_marian(model)
+    if isinstance(model, PlainTransformer):
+        found = of_torch(model)
+    elif type(model).__name__ == "MarianMTModel":
+        found = of_marian(model)
+    else:
+        return None
     src, tgt = sentence_lengths(batch, batch.src_segments), sentence_lengths(batch, batch.tgt_segments)
     seen = found.encoders * int((src * src).sum()) + found.decoders * int((tgt * tgt + tgt * src).sum())
     multiplied = batch.num_src_tokens * found.per_source + batch.num_tgt_tokens * found.per_target

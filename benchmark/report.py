@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.measures import CLAIMED, Figures
+from benchmark.by_turns import CLAIMED, Figures
 
 TEN_MINUTES = 600.0
 OURS, OTHERS = "#2a78b5", "#9aa5b1"  # colours
@@ -106,6 +106,10 @@ class Trainer:
     """Tokens a second over a run of ten minutes that begins cold."""
     activations_mb: float | None
     total_mb: float | None
+    flops_per_s: float | None
+    """Of the matrix products, in the median; None where they are not counted."""
+    of_matrix_rate: float | None
+    """The same as a share of the machine's rate."""
 
     @property
     def speed(self) -> float:
@@ -113,7 +117,7 @@ class Trainer:
         return statistics.median(self.tokens_per_s)
 
 
-def trainers_of(figures: Figures, what: dict[str, str], *, warmup_steps: int, tokens_a_step: float) -> list[Trainer]:
+def trainers_of(figures: Figures, *, warmup_steps: int, tokens_a_step: float) -> list[Trainer]:
     """All trainers, the fastest last."""
     found = []
     slow = figures.train_tokens_per_s["baseline"]
@@ -121,10 +125,11 @@ def trainers_of(figures: Figures, what: dict[str, str], *, warmup_steps: int, to
         median = statistics.median(speeds)
         warmup = figures.warmup_s[name]
         peaks = figures.memory.get(name)
+        flops = figures.sides[name].flops_per_token
         found.append(
             Trainer(
                 name,
-                what[name],
+                figures.sides[name].what,
                 speeds,
                 [speed / other for speed, other in zip(speeds, slow, strict=True)],
                 figures.efficiency[name],
@@ -132,6 +137,8 @@ def trainers_of(figures: Figures, what: dict[str, str], *, warmup_steps: int, to
                 (warmup_steps * tokens_a_step + max(0.0, TEN_MINUTES - warmup) * median) / TEN_MINUTES,
                 statistics.median(peak.activations for peak in peaks) / 1e6 if peaks else None,
                 statistics.median(peak.total for peak in peaks) / 1e6 if peaks else None,
+                flops * median if flops else None,
+                flops * median / figures.roof.matrix_rate if flops else None,
             )
         )
     return sorted(found, key=lambda trainer: trainer.speed)
@@ -140,15 +147,17 @@ def trainers_of(figures: Figures, what: dict[str, str], *, warmup_steps: int, to
 def trainers_table(trainers: list[Trainer]) -> list[str]:
     """A markdown table of the trainers."""
     lines = [
-        "| trainer | tokens/s | × baseline | over 10 minutes | full batches | activations MB | all tensors MB |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| trainer | tokens/s | × baseline | over 10 minutes | full batches | products, of the matrix rate | "
+        "activations MB | all tensors MB |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for trainer in trainers:
         ratio = f"{statistics.median(trainer.ratios):.2f} ({min(trainer.ratios):.2f} to {max(trainer.ratios):.2f})"
         memory = " | ".join("" if mb is None else f"{mb:,.0f}" for mb in (trainer.activations_mb, trainer.total_mb))
+        share = "" if trainer.of_matrix_rate is None else f"{trainer.of_matrix_rate:.0%}"
         lines.append(
             f"| {trainer.name} | {trainer.speed:,.0f} | {ratio} | {trainer.ten_minutes_per_s:,.0f} | "
-            f"{trainer.efficiency:.1%} | {memory} |"
+            f"{trainer.efficiency:.1%} | {share} | {memory} |"
         )
     return lines
 

@@ -14,6 +14,7 @@ from benchmark.baseline import Baseline
 from benchmark.hf_trainer import HuggingFaceTrainer
 from benchmark.ours import Ours
 from benchmark.peers import PEERS
+from benchmark.side import Side
 from pytorch_dl.config import Config
 from pytorch_dl.config.load import checked, with_overrides, with_values
 from pytorch_dl.data import dates_file
@@ -30,9 +31,6 @@ DATES = "the bundled corpus of dates (no other text was found or given)"
 ROUNDS = 4  # of fitting the batch size: pairs in a batch grow nearly in proportion to its tokens
 
 
-Side = Any  # of benchmark.measures, which imports this module
-
-
 @dataclass(frozen=True)
 class Workload:
     """Loaders of the same text for all sides, with about as many pairs in a batch."""
@@ -45,7 +43,7 @@ class Workload:
     loader: BatchLoader  # as the configuration says
     folder: Path  # of the tokenizer, the token store and what else is temporary
 
-    def side(self, name: str) -> Side:
+    def side(self, name: str) -> Side | HuggingFaceTrainer:
         """A new model and loop: baseline, ours, hf-trainer, or one of the peers."""
         if name == "ours":
             return Ours(self.config, self.tokenizers, self.loader, run_dir=str(self.folder / "run"))

@@ -11,8 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmark import benchmark, ladder, resident
+from benchmark import benchmark, ladder
 from benchmark.baseline import PlainTransformer
+from benchmark.by_turns import CLAIMED
+from benchmark.contender import Contender, save
 from benchmark.hf_trainer import Clock
 from benchmark.measures import Epoch, count_epoch, mean_target
 from benchmark.memory import GRADIENT, peak_bytes, peak_of
@@ -51,7 +53,7 @@ def work(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Workload:
 
 def options(text: Path, out: Path, *more: str) -> list[str]:
     words = f"--data {text} --out {out} --preset nano --repeats 3 --steps 2 --warmup 1 --pairs-per-step 8"
-    return [*words.split(), "--no-rss", "--only-claims", *more, *SETTINGS]
+    return [*words.split(), "--only-claims", *more, *SETTINGS]
 
 
 @pytest.fixture(scope="module")
@@ -256,17 +258,25 @@ def test_peak_wants_no_gradient_of_an_earlier_step():
         peak_bytes(model, torch.optim.SGD(model.parameters()), lambda: None)
 
 
-def test_resident_memory_of_a_side(work):
-    resident.save(work)
-    found = resident.main(work.folder, "ours", 8, 2)
-    assert found["peak_mb"] > 50 and 0 <= found["by_training_mb"] < found["peak_mb"]
+def test_each_side_tells_its_memory_and_its_products(results):
+    assert {name: found["peak_mb"] > 50 for name, found in results["peak_rss"].items()} == dict.fromkeys(CLAIMED, True)
+    assert results["roof"]["matrix_flops_per_s"] > 1e9
+    for trainer in results["trainers"]:
+        side = results["compared"]["sides"][trainer["name"]]
+        speed = statistics.median(trainer["tokens_per_s"])
+        assert trainer["flops_per_s"] == pytest.approx(speed * side["flops_per_token"])
+        assert 5 * side["parameters"] / 2 < side["flops_per_token"] < 12 * side["parameters"]
+        assert trainer["of_matrix_rate"] == pytest.approx(
+            trainer["flops_per_s"] / results["roof"]["matrix_flops_per_s"]
+        )
 
 
-@pytest.mark.slow
-def test_resident_memory_in_a_process_of_its_own(work):
-    resident.save(work)
-    found = {name: resident.peak_rss(work, name, pairs_per_step=8, steps=2) for name in ("baseline", "ours")}
-    assert all(side is not None and side["peak_mb"] > 50 for side in found.values())
+def test_a_process_that_ends_says_so(work, capfd):
+    save(work)
+    said = "nobody ended with exit code 1 when told to describe"
+    with pytest.raises(RuntimeError, match=said), Contender("nobody", work) as contender:
+        contender.describe()
+    assert "KeyError: 'nobody'" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
