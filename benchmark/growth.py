@@ -26,13 +26,13 @@ if not __package__:  # run as a file: the checkout's root takes the place of thi
 import torch
 
 from benchmark.command_line import positive, say
+from benchmark.device_time import synchronize
 from benchmark.growth_plot import write_plot
 from benchmark.growth_sizes import FULL, QUICK, SEED, Point, Scale, packed_batches
 from benchmark.machine import RESULTS, machine
 from benchmark.memory import peak_bytes
 from benchmark.report import rounded
 from benchmark.roofline import Probe, Roof, least_bytes, step_flops
-from benchmark.workload import synchronize
 from pytorch_dl.config.model_config import OptimizerConfig, TrainingConfig
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.files import write_json

@@ -4,18 +4,22 @@ bf16, batches grouped by length, fused AdamW, label smoothing by its own loss; t
 step as the others.
 """
 
+import threading
 import time
+from queue import Queue
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmark.device_time import synchronize
 from benchmark.peers import marian_model
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.training.precision import choose_precision
 
 IGNORED = -100
+MANY_STEPS = 1_000_000
 
 
 class Pairs(torch.utils.data.Dataset[dict[str, list[int]]]):
@@ -36,7 +40,10 @@ class Pairs(torch.utils.data.Dataset[dict[str, list[int]]]):
 
 
 class HuggingFaceTrainer:
-    """Trains with Seq2SeqTrainer.train, which it begins anew for each measurement."""
+    """Trains with one Seq2SeqTrainer.train, in a thread that waits whenever the steps that it was told to do are done.
+
+    One training and not several short ones: grouped by length, it begins with the longest pairs.
+    """
 
     name = "hf-trainer"
 
@@ -46,7 +53,7 @@ class HuggingFaceTrainer:
         self.model = marian_model(config, vocab_size=vocab_size, pad_id=pad_id)
         self.pairs, self.pad_id, self.folder = Pairs(loader), pad_id, folder
         self.pairs_per_step, self.smoothing = pairs_per_step, config.training.label_smoothing
-        self.real_tokens = self.positions = 0
+        self._clock: Clock | None = None
         self.bf16 = choose_precision(config.training.mixed_precision, torch.device("cpu")) == "bf16"
         precision = "bf16" if self.bf16 else "fp32"
         self.what = (
@@ -55,21 +62,31 @@ class HuggingFaceTrainer:
         )
 
     def train(self, steps: int) -> tuple[float, float]:
-        """Real tokens a second from the end of the first step to that of the last, and the mean loss of a token."""
-        trainer, clock = self.trainer(max_steps=steps + 1)
-        trainer.train()
-        self.real_tokens += sum(clock.made)
-        self.positions += clock.positions
-        return clock.tokens / (clock.ended - clock.began), float(trainer.state.log_history[-1]["train_loss"])
+        """Real tokens a second of some steps, and the loss of a token in the last of them."""
+        if self._clock is None:
+            trainer, self._clock = self.trainer(max_steps=MANY_STEPS)
+            threading.Thread(target=trainer.train, daemon=True).start()
+        return self._clock.run(steps)
 
     @property
     def efficiency(self) -> float:
         """Real tokens / all positions of the batches so far: it makes its own."""
-        return self.real_tokens / self.positions
+        assert self._clock, "it has not trained"
+        return sum(self._clock.made) / self._clock.positions
+
+    def stop(self) -> None:
+        """End the training."""
+        if self._clock:
+            self._clock.wanted.put(0)
 
     def trainer(self, **settings: Any) -> tuple[Any, "Clock"]:
         """A Seq2SeqTrainer with these further settings, and the clock that it is watched by."""
         from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
+
+        class Watched(Seq2SeqTrainer):  # type: ignore[misc]
+            def training_step(self, *arguments: Any, **named: Any) -> torch.Tensor:
+                clock.loss = super().training_step(*arguments, **named)
+                return clock.loss
 
         arguments = Seq2SeqTrainingArguments(
             output_dir=self.folder,
@@ -87,7 +104,7 @@ class HuggingFaceTrainer:
             **settings,
         )
         clock = Clock(pad_id=self.pad_id)
-        trainer = Seq2SeqTrainer(
+        trainer = Watched(
             model=self.model,
             args=arguments,
             train_dataset=self.pairs,
@@ -98,13 +115,20 @@ class HuggingFaceTrainer:
 
 
 class Clock:
-    """Makes the Trainer's batches, counts their tokens, and notes when its steps end."""
+    """Makes the Trainer's batches, counts their tokens, and lets it do some steps at a time, where it is told to."""
 
     def __init__(self, *, pad_id: int) -> None:
         self.pad_id = pad_id
         self.made: list[int] = []
         self.positions = 0
-        self.tokens, self.began, self.ended, self.steps = 0, 0.0, 0.0, 0
+        self.loss: torch.Tensor | None = None
+        self.wanted: Queue[int] = Queue()
+        self.done: Queue[tuple[float, float]] = Queue()
+
+    def run(self, steps: int) -> tuple[float, float]:
+        """Let the Trainer do some steps: real tokens a second, and the loss of the last."""
+        self.wanted.put(steps)
+        return self.done.get()
 
     def collate(self, pairs: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         """Pad both sides to their longest."""
@@ -122,21 +146,32 @@ class Clock:
         }
 
     def callback(self) -> Any:
-        """What tells this clock of the Trainer's steps."""
+        """What stops the Trainer before a step until the next ones are wanted."""
         from transformers import TrainerCallback
 
         clock = self
 
-        class Steps(TrainerCallback):  # type: ignore[misc]
-            def on_step_end(self, *_: Any, **__: Any) -> None:
-                clock.steps += 1
-                clock.ended = time.perf_counter()
-                if clock.steps == 1:
-                    clock.began = clock.ended
-                else:
-                    clock.tokens += clock.made[clock.steps - 1]
+        class Turns(TrainerCallback):  # type: ignore[misc]
+            left = trained = tokens = 0
+            began = 0.0
 
-        return Steps()
+            def on_step_begin(self, _: Any, __: Any, control: Any, **___: Any) -> None:
+                if self.left:
+                    return
+                self.left, self.tokens = clock.wanted.get(), 0
+                control.should_training_stop = not self.left
+                self.began = time.perf_counter()
+
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                self.tokens += clock.made[self.trained]
+                self.trained += 1
+                self.left -= 1
+                if not self.left:
+                    assert clock.loss is not None
+                    synchronize()
+                    clock.done.put((self.tokens / (time.perf_counter() - self.began), float(clock.loss)))
+
+        return Turns()
 
 
 def padded(rows: list[list[int]], filler: int) -> torch.Tensor:

@@ -86,10 +86,13 @@ def train_other(data: Path, folder: Path, settings: list[str], *, seconds: float
     started = time.perf_counter()
     side.train(TIMED_STEPS)
     steps = round(seconds / ((time.perf_counter() - started) / TIMED_STEPS))
+    side.stop()
     side = work.side("hf-trainer")  # anew
+    assert isinstance(side, HuggingFaceTrainer)
     trainer, clock = side.trainer(
         max_steps=steps, learning_rate=LEARNING_RATE, warmup_steps=steps // 10, lr_scheduler_type="linear"
     )
+    clock.wanted.put(steps)
     started = time.perf_counter()
     trainer.train()
     trained = time.perf_counter() - started
