@@ -25,14 +25,14 @@ if not __package__:  # run as a file: the checkout's root takes the place of thi
 
 import torch
 
-from benchmark.command_line import positive, say
-from benchmark.growth_plot import write_plot
-from benchmark.growth_sizes import FULL, QUICK, SEED, Point, Scale, packed_batches
-from benchmark.machine import RESULTS, machine
-from benchmark.memory import peak_bytes
-from benchmark.report import rounded
-from benchmark.roofline import Probe, Roof, least_bytes, step_flops
-from benchmark.workload import synchronize
+from benchmark.measuring.command_line import positive, say
+from benchmark.measuring.machine import RESULTS, machine
+from benchmark.measuring.memory import peak_bytes
+from benchmark.measuring.roofline import Probe, Roof, least_bytes, step_flops
+from benchmark.measuring.workload import synchronize
+from benchmark.race.report import rounded
+from benchmark.sweeps.plot import write_plot
+from benchmark.sweeps.sizes import FULL, QUICK, SEED, Point, Scale, packed_batches
 from pytorch_dl.config.model_config import OptimizerConfig, TrainingConfig
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.files import write_json

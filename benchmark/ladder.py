@@ -26,13 +26,13 @@ import torch
 import torch._dynamo
 from torch.nn import functional as F
 
-from benchmark.by_turns import turns
-from benchmark.ladder_plot import write_ladder
-from benchmark.machine import RESULTS, machine
-from benchmark.measures import TURN_STEPS
-from benchmark.memory import peak_bytes
-from benchmark.separate import SeparateProjections
-from benchmark.workload import Workload, configuration, endless, find_text, prepare, text_settings
+from benchmark.measuring.machine import RESULTS, machine
+from benchmark.measuring.measures import TURN_STEPS
+from benchmark.measuring.memory import peak_bytes
+from benchmark.measuring.workload import Workload, configuration, endless, find_text, prepare, text_settings
+from benchmark.race.by_turns import turns
+from benchmark.rungs.plot import write_ladder
+from benchmark.rungs.separate import SeparateProjections
 from pytorch_dl.config import get_config
 from pytorch_dl.config.model_config import ModelConfig, OptimizerConfig
 from pytorch_dl.dataset.batching import IGNORED_LABEL, Batch

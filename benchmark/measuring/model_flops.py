@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from benchmark.baseline import PlainTransformer
-from benchmark.roofline import BACKWARD_TOO, sentence_lengths, step_flops
+from benchmark.contenders.baseline import PlainTransformer
+from benchmark.measuring.roofline import BACKWARD_TOO, sentence_lengths, step_flops
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 

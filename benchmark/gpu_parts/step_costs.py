@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmark.device_time import median_seconds
-from benchmark.gpu_scale import Bench, Found
-from benchmark.gpu_steps import COMPILED, EAGER, Entry, Ours, batches_of, side_of
+from benchmark.gpu_parts.scale import Bench, Found
+from benchmark.gpu_parts.steps import COMPILED, EAGER, Entry, Ours, batches_of, side_of
 from benchmark.growth import each_shape_compiled
-from benchmark.machine import ROOT, machine
-from benchmark.workload import synchronize
+from benchmark.measuring.device_time import median_seconds
+from benchmark.measuring.machine import ROOT, machine
+from benchmark.measuring.workload import synchronize
 from pytorch_dl.dataset.batching import Batch
 
 WARMUP_STEPS = 6  # past the second shape and the second epoch of the batches

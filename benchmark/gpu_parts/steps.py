@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from benchmark.baseline import Baseline
-from benchmark.gpu_scale import Bench, Found
+from benchmark.contenders.baseline import Baseline
+from benchmark.contenders.peers import PEERS, found_peers
+from benchmark.contenders.side import Trains
+from benchmark.gpu_parts.random_text import SEED, SPECIAL, Layout, batches
+from benchmark.gpu_parts.scale import Bench, Found
 from benchmark.growth import each_shape_compiled
-from benchmark.model_flops import model_flops
-from benchmark.peers import PEERS, found_peers
-from benchmark.random_text import SEED, SPECIAL, Layout, batches
-from benchmark.side import Trains
-from benchmark.workload import synchronize
+from benchmark.measuring.model_flops import model_flops
+from benchmark.measuring.workload import synchronize
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.workload import synchronize
+from benchmark.measuring.workload import synchronize
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 

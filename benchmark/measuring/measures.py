@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmark.hf_trainer import HuggingFaceTrainer
-from benchmark.memory import Peak, peak_bytes
-from benchmark.side import Reads, Side
-from benchmark.workload import synchronize
+from benchmark.contenders.hf_trainer import HuggingFaceTrainer
+from benchmark.contenders.side import Reads, Side
+from benchmark.measuring.memory import Peak, peak_bytes
+from benchmark.measuring.workload import synchronize
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.dataset.loader import BatchLoader
 

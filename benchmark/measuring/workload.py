@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from benchmark.baseline import Baseline
-from benchmark.hf_trainer import HuggingFaceTrainer
-from benchmark.ours import Ours
-from benchmark.peers import PEERS
-from benchmark.side import Side
+from benchmark.contenders.baseline import Baseline
+from benchmark.contenders.hf_trainer import HuggingFaceTrainer
+from benchmark.contenders.ours import Ours
+from benchmark.contenders.peers import PEERS
+from benchmark.contenders.side import Side
 from pytorch_dl.config import Config
 from pytorch_dl.config.load import checked, with_overrides, with_values
 from pytorch_dl.data import dates_file

@@ -1,0 +1,1 @@
+"""What is compared: each contender trains, and two of them also translate."""

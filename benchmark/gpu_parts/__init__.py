@@ -1,0 +1,1 @@
+"""The parts of gpu.py, at which sizes, and on which text."""

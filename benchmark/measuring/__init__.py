@@ -1,0 +1,1 @@
+"""What measures: time, memory, FLOPs and the machine, on which text, whatever is measured."""
