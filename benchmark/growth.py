@@ -26,9 +26,10 @@ if not __package__:  # run as a file: the checkout's root takes the place of thi
 import torch
 
 from benchmark.measuring.command_line import positive, say
+from benchmark.measuring.flops import step_flops
 from benchmark.measuring.machine import RESULTS, machine
 from benchmark.measuring.memory import peak_bytes
-from benchmark.measuring.roofline import Probe, Roof, least_bytes, step_flops
+from benchmark.measuring.roofline import Probe, Roof, least_bytes
 from benchmark.measuring.workload import synchronize
 from benchmark.race.report import rounded
 from benchmark.sweeps.plot import write_plot

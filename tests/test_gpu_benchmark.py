@@ -21,7 +21,7 @@ from benchmark.gpu_parts import attention_race, correctness, step_costs, steps
 from benchmark.gpu_parts.random_text import LONGEST, batches, random_pairs
 from benchmark.gpu_parts.scale import FULL, QUICK, Bench, Shape
 from benchmark.measuring.device_time import median_seconds, relative_error
-from benchmark.measuring.model_flops import model_flops
+from benchmark.measuring.flops import step_flops
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.models.attention import plain_attention
@@ -184,7 +184,7 @@ def test_flops_are_those_that_torch_counts_where_nothing_is_padded(name):
     batch = rows_of(7, 5)
     with FlopCounterMode(display=False) as counter:
         forward(batch).sum().backward()
-    assert model_flops(model, batch) == counter.get_total_flops()
+    assert step_flops(model, batch) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("layout", ["packed", "bucketed", "random"])

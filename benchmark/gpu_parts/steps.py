@@ -21,7 +21,7 @@ from benchmark.contenders.side import Trains
 from benchmark.gpu_parts.random_text import SEED, SPECIAL, Layout, batches
 from benchmark.gpu_parts.scale import Bench, Found
 from benchmark.growth import each_shape_compiled
-from benchmark.measuring.model_flops import model_flops
+from benchmark.measuring.flops import step_flops
 from benchmark.measuring.workload import synchronize
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.batching import Batch
@@ -162,7 +162,7 @@ def batches_of(entry: Entry, bench: Bench) -> list[Batch]:
 def measured(side: Trains, rows: list[Batch], bench: Bench) -> Found:
     """Train for a while."""
     endless, scale = itertools.cycle(rows), bench.scale
-    work = {id(batch): (real_tokens(batch), model_flops(side.model, batch)) for batch in rows}
+    work = {id(batch): (real_tokens(batch), step_flops(side.model, batch)) for batch in rows}
     warmup_s, _ = train(side, endless, WARMUP_STEPS)
     step_s, _ = train(side, endless, 1)
     count = min(scale.most_steps, max(2, math.ceil(scale.seconds / step_s)))

@@ -18,10 +18,10 @@ from typing import Any, Self
 from torch import Tensor
 
 from benchmark.contenders.hf_trainer import HuggingFaceTrainer
+from benchmark.measuring.flops import matrices_of
 from benchmark.measuring.machine import ROOT
 from benchmark.measuring.measures import Description, Resident, Turn, decode, step_memory, train
 from benchmark.measuring.memory import Peak
-from benchmark.measuring.model_flops import model_flops
 from benchmark.measuring.workload import Workload, endless, prepare
 from pytorch_dl.config import to_json
 from pytorch_dl.config.load import load_config
@@ -141,9 +141,10 @@ class Worker:
 
     def _flops_per_token(self) -> float | None:
         batches = [next(self.batches) for _ in range(COUNTED_BATCHES)]
-        flops = [model_flops(self.side.model, batch) for batch in batches]
+        if not (matrices := matrices_of(self.side.model)):
+            return None
         tokens = sum(batch.num_src_tokens + batch.num_tgt_tokens for batch in batches)
-        return None if None in flops else sum(found for found in flops if found) / tokens
+        return sum(map(matrices.step_flops, batches)) / tokens
 
 
 def _status_mb(field: str) -> float:
