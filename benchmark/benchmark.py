@@ -25,11 +25,11 @@ from benchmark import growth
 from benchmark.contenders.peers import found_peers
 from benchmark.measuring.command_line import positive, say
 from benchmark.measuring.machine import machine
-from benchmark.measuring.measures import TURN_STEPS
-from benchmark.measuring.workload import DATES, Workload, configuration, find_text, prepare, text_settings
 from benchmark.race.by_turns import CLAIMED, Amount, Figures, measure
 from benchmark.race.contender import Contender, save
+from benchmark.race.measures import TURN_STEPS
 from benchmark.race.report import claims_of, table, trainers_of, trainers_table, write_plot
+from benchmark.race.workload import DATES, Workload, configuration, find_text, prepare, text_settings
 from pytorch_dl.config import Config, get_config
 from pytorch_dl.config.templates import TEMPLATES
 from pytorch_dl.dataset.efficient_dataloader import texts_of

@@ -27,10 +27,10 @@ import torch._dynamo
 from torch.nn import functional as F
 
 from benchmark.measuring.machine import RESULTS, machine
-from benchmark.measuring.measures import TURN_STEPS
 from benchmark.measuring.memory import peak_bytes
-from benchmark.measuring.workload import Workload, configuration, endless, find_text, prepare, text_settings
 from benchmark.race.by_turns import turns
+from benchmark.race.measures import TURN_STEPS
+from benchmark.race.workload import Workload, configuration, endless, find_text, prepare, text_settings
 from benchmark.rungs.plot import write_ladder
 from benchmark.rungs.separate import SeparateProjections
 from pytorch_dl.config import get_config

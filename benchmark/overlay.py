@@ -17,7 +17,7 @@ if not __package__:  # run as a file: the checkout's root takes the place of thi
 
 from benchmark.ladder import Rung, Switches
 from benchmark.measuring.machine import RESULTS, machine
-from benchmark.measuring.workload import configuration, endless, find_text, prepare, text_settings
+from benchmark.race.workload import configuration, endless, find_text, prepare, text_settings
 from pytorch_dl.config import get_config
 from pytorch_dl.files import write_json
 from pytorch_dl.process import keep_freed_memory

@@ -19,7 +19,7 @@ if not __package__:  # run as a file: the checkout's root takes the place of thi
 
 from benchmark.contenders.hf_trainer import HuggingFaceTrainer
 from benchmark.measuring.machine import RESULTS, ROOT, machine
-from benchmark.measuring.workload import configuration, prepare
+from benchmark.race.workload import configuration, prepare
 from pytorch_dl.config.load import load_config
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.evaluation.metrics import bleu

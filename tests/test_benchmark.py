@@ -15,12 +15,12 @@ from benchmark import benchmark, ladder
 from benchmark.contenders.baseline import PlainTransformer
 from benchmark.contenders.hf_trainer import Clock
 from benchmark.contenders.peers import found_peers
-from benchmark.measuring.measures import Epoch, count_epoch, mean_target
 from benchmark.measuring.memory import GRADIENT, peak_bytes, peak_of
-from benchmark.measuring.workload import DATES, Workload, configuration, find_text, fitted, prepare, text_settings
 from benchmark.race.by_turns import CLAIMED
 from benchmark.race.contender import Contender, save
+from benchmark.race.measures import Epoch, count_epoch, mean_target
 from benchmark.race.report import Claim, table
+from benchmark.race.workload import DATES, Workload, configuration, find_text, fitted, prepare, text_settings
 from benchmark.rungs.separate import SeparateProjections
 from pytorch_dl.config import Config
 from pytorch_dl.data import dates_file

@@ -17,11 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark import gpu
 from benchmark.contenders.baseline import PlainTransformer
+from benchmark.contenders.flops import step_flops
 from benchmark.gpu_parts import attention_race, correctness, step_costs, steps
 from benchmark.gpu_parts.random_text import LONGEST, batches, random_pairs
 from benchmark.gpu_parts.scale import FULL, QUICK, Bench, Shape
 from benchmark.measuring.device_time import median_seconds, relative_error
-from benchmark.measuring.flops import step_flops
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.models.attention import plain_attention

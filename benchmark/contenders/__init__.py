@@ -1,1 +1,1 @@
-"""What is compared: each contender trains, and two of them also translate."""
+"""What is compared: models and their training loops, and the FLOPs of their steps."""

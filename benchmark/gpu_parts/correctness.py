@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmark.gpu_parts.random_text import SEED, SPECIAL, pairs_for, random_pairs
 from benchmark.gpu_parts.scale import Bench, Found
-from benchmark.growth import each_shape_compiled
+from benchmark.measuring.compilation import each_shape_compiled
 from benchmark.measuring.device_time import relative_error
 from pytorch_dl.dataset.batching import Batch, collate
 from pytorch_dl.dataset.planning import Lengths, Planner

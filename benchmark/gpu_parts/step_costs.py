@@ -19,10 +19,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmark.gpu_parts.scale import Bench, Found
 from benchmark.gpu_parts.steps import COMPILED, EAGER, Entry, Ours, batches_of, side_of
-from benchmark.growth import each_shape_compiled
-from benchmark.measuring.device_time import median_seconds
+from benchmark.measuring.compilation import each_shape_compiled
+from benchmark.measuring.device_time import median_seconds, synchronize
 from benchmark.measuring.machine import ROOT, machine
-from benchmark.measuring.workload import synchronize
 from pytorch_dl.dataset.batching import Batch
 
 WARMUP_STEPS = 6  # past the second shape and the second epoch of the batches

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from benchmark.contenders.baseline import Baseline
+from benchmark.contenders.flops import step_flops
 from benchmark.contenders.peers import PEERS, found_peers
 from benchmark.contenders.side import Trains
 from benchmark.gpu_parts.random_text import SEED, SPECIAL, Layout, batches
 from benchmark.gpu_parts.scale import Bench, Found
-from benchmark.growth import each_shape_compiled
-from benchmark.measuring.flops import step_flops
-from benchmark.measuring.workload import synchronize
+from benchmark.measuring.compilation import each_shape_compiled
+from benchmark.measuring.device_time import synchronize
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer

@@ -1,1 +1,1 @@
-"""What measures: time, memory, FLOPs and the machine, on which text, whatever is measured."""
+"""Measures and rates of a machine, and what all command lines share; knows nothing of what is measured."""

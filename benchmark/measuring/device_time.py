@@ -18,6 +18,12 @@ def median_seconds(work: Callable[[], object], device: torch.device, *, repeats:
     return median(_gpu_seconds(work, repeats) if device.type == "cuda" else _cpu_seconds(work, repeats))
 
 
+def synchronize() -> None:
+    """Wait until the GPU has done what it was told, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def relative_error(found: Tensor, wanted: Tensor) -> float:
     """|found - wanted| / |wanted|, Euclidean, in float64."""
     found, wanted = (tensor.detach().to(found.device, torch.float64) for tensor in (found, wanted))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmark.measuring.workload import synchronize
+from benchmark.measuring.device_time import synchronize
 
 CALLS = {"cpu": 3, "cuda": 20}  # timed together
 MEBIBYTE = 1 << 20

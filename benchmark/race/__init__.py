@@ -1,1 +1,1 @@
-"""The race of benchmark.py: contenders in processes of their own, measured by turns, and what that says."""
+"""The race of all contenders: on one text, in processes of their own, measured by turns, and what that says."""

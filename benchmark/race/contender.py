@@ -17,12 +17,12 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from benchmark.contenders.flops import matrices_of
 from benchmark.contenders.hf_trainer import HuggingFaceTrainer
-from benchmark.measuring.flops import matrices_of
 from benchmark.measuring.machine import ROOT
-from benchmark.measuring.measures import Description, Resident, Turn, decode, step_memory, train
 from benchmark.measuring.memory import Peak
-from benchmark.measuring.workload import Workload, endless, prepare
+from benchmark.race.measures import Description, Resident, Turn, decode, step_memory, train
+from benchmark.race.workload import Workload, endless, prepare
 from pytorch_dl.config import to_json
 from pytorch_dl.config.load import load_config
 from pytorch_dl.dataset.tokenizer import TokenizerPair

@@ -145,9 +145,3 @@ def endless(loader: BatchLoader) -> Iterator[Batch]:
     """The batches of epoch after epoch."""
     for epoch in count():
         yield from loader.batches(epoch)
-
-
-def synchronize() -> None:
-    """Wait until the GPU has done what it was told, where there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from benchmark.contenders.hf_trainer import HuggingFaceTrainer
 from benchmark.contenders.side import Reads, Side
+from benchmark.measuring.device_time import synchronize
 from benchmark.measuring.memory import Peak, peak_bytes
-from benchmark.measuring.workload import synchronize
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.dataset.loader import BatchLoader
 
