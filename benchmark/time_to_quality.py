@@ -87,6 +87,7 @@ def train_other(data: Path, folder: Path, settings: list[str], *, seconds: float
     side.train(TIMED_STEPS)
     steps = round(seconds / ((time.perf_counter() - started) / TIMED_STEPS))
     side = work.side("hf-trainer")  # anew
+    assert isinstance(side, HuggingFaceTrainer)
     trainer, clock = side.trainer(
         max_steps=steps, learning_rate=LEARNING_RATE, warmup_steps=steps // 10, lr_scheduler_type="linear"
     )

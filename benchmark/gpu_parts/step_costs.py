@@ -18,7 +18,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmark.gpu_parts.scale import Bench, Found
-from benchmark.gpu_parts.steps import COMPILED, EAGER, Entry, Ours, batches_of, side_of
+from benchmark.gpu_parts.steps import COMPILED, EAGER, Entry, batches_of, side_of
 from benchmark.measuring.compilation import each_shape_compiled
 from benchmark.measuring.device_time import median_seconds, synchronize
 from benchmark.measuring.machine import ROOT, machine
@@ -95,7 +95,6 @@ def warm_side(bench: Bench) -> Iterator[tuple[Callable[[Batch], float], list[Bat
         if entry.compiled:
             stack.enter_context(each_shape_compiled())
         side, rows = side_of(entry, bench), batches_of(entry, bench)
-        assert isinstance(side, Ours)
         for index in range(WARMUP_STEPS):
             side.step(rows[index % len(rows)])
         synchronize()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from benchmark.contenders.flops import matrices_of
 from benchmark.contenders.hf_trainer import HuggingFaceTrainer
+from benchmark.contenders.side import Reads
 from benchmark.measuring.machine import ROOT
 from benchmark.measuring.memory import Peak
 from benchmark.race.measures import Description, Resident, Turn, decode, step_memory, train
@@ -129,6 +130,7 @@ class Worker:
 
     def decode(self, new_tokens: int) -> float:
         src: Tensor = next(self.sentences).src
+        assert isinstance(self.side, Reads)
         return decode(self.side, src, new_tokens)
 
     def memory(self) -> dict[str, int] | None:
