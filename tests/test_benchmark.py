@@ -21,6 +21,7 @@ from benchmark.race.contender import Contender, save
 from benchmark.race.measures import Epoch, count_epoch, mean_target
 from benchmark.race.report import Claim, table
 from benchmark.race.workload import DATES, Workload, configuration, find_text, fitted, prepare, text_settings
+from benchmark.rungs.rung import STEPS, Rung, Switches
 from benchmark.rungs.separate import SeparateProjections
 from pytorch_dl.config import Config
 from pytorch_dl.data import dates_file
@@ -342,7 +343,7 @@ def test_the_ladder_climbs_from_2017(text, tmp_path):
     settings = [setting for setting in SETTINGS if not setting.startswith(("data.layout", "system.compile"))]
     assert ladder.main([*words, *settings]) == 0
     rows = {row["name"]: row for row in json.loads((tmp_path / "ladder.json").read_bytes())["rungs"]}
-    assert not any(rows["plain Transformer of 2017"]["switches"][name] for name, _ in ladder.STEPS)
+    assert not any(rows["plain Transformer of 2017"]["switches"][name] for name, _ in STEPS)
     assert all(len(row["tokens_per_s"]) == 2 and 0 < row["activations_mb"] < row["total_mb"] for row in rows.values())
     sizes = [row["parameters"] for row in rows.values()]
     assert max(sizes) < 1.2 * min(sizes)
@@ -353,7 +354,7 @@ def test_the_ladder_climbs_from_2017(text, tmp_path):
 
 
 def test_separate_projections_are_the_fused_one(work):
-    rung = ladder.Rung("whole", ladder.Switches(modern_layers=True, loss_in_chunks=True), work)
+    rung = Rung("whole", Switches(modern_layers=True, loss_in_chunks=True), work)
     batch = next(rung.batches)
     rung.model.eval()
     expected = rung.model(batch.src, batch.tgt_in)
