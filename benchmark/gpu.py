@@ -23,8 +23,9 @@ if not __package__:  # run as a file: the checkout's root takes the place of thi
 
 from benchmark.gpu_parts.attention_race import race
 from benchmark.gpu_parts.correctness import correctness
+from benchmark.gpu_parts.facts import facts
 from benchmark.gpu_parts.scale import FULL, QUICK, Bench, Found
-from benchmark.gpu_parts.step_costs import costs, counts, facts
+from benchmark.gpu_parts.step_costs import costs, counts
 from benchmark.gpu_parts.steps import release, steps
 from benchmark.measuring.machine import RESULTS
 from pytorch_dl.files import write_json

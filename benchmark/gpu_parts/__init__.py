@@ -1,1 +1,1 @@
-"""The parts of gpu.py, at which sizes, and on which text."""
+"""The parts of gpu.py, the sizes at which they measure, and their random text."""
