@@ -8,6 +8,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -31,11 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     where = machine()
     keep_freed_memory()
     config = configured(options)
-    whole = Switches(
-        **{**vars(PLAIN), "bf16": True, "fused_optimizer": True, "loss_in_chunks": True},
-    )
-    if not options.no_compile:
-        whole = Switches(**{**vars(whole), "compiled_layers": True})
+    optimised = replace(PLAIN, bf16=True, fused_optimizer=True, loss_in_chunks=True)
+    whole = replace(optimised, compiled_layers=not options.no_compile)
     with tempfile.TemporaryDirectory() as name:
         work = prepare(config, Path(name), pairs_per_step=options.pairs_per_step)
         curves = {}
