@@ -1,9 +1,9 @@
 """Training measured: `python benchmark/benchmark.py [--size T|B] [--data FOLDER] [SETTING...]`.
 
-Side by side and by turns, each in a process of its own: a plain Transformer of 2017 (baseline.py), tuned loops around
-others' models (peers.py) and Hugging Face's trainer (hf_trainer.py), as far as they are installed, and this project
-(ours.py); of the same size, on the same text, with as many pairs a step. Answers the specification's four claims as
-well. Prints tables; writes NAME.json, NAME.md and NAME.png.
+Side by side and by turns, each in a process of its own, what contenders/ holds: a plain Transformer of 2017
+(baseline.py), tuned loops around others' models (peers.py) and Hugging Face's trainer (hf_trainer.py), as far as they
+are installed, and this project (ours.py); of the same size, on the same text, with as many pairs a step. Answers the
+specification's four claims as well. Prints tables; writes NAME.json, NAME.md and NAME.png.
 """
 
 import argparse
@@ -22,14 +22,14 @@ if not __package__:  # run as a file: the checkout's root takes the place of thi
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmark import growth
-from benchmark.by_turns import CLAIMED, Amount, Figures, measure
-from benchmark.command_line import positive, say
-from benchmark.contender import Contender, save
-from benchmark.machine import machine
-from benchmark.measures import TURN_STEPS
-from benchmark.peers import found_peers
-from benchmark.report import claims_of, table, trainers_of, trainers_table, write_plot
-from benchmark.workload import DATES, Workload, configuration, find_text, prepare, text_settings
+from benchmark.contenders.peers import found_peers
+from benchmark.measuring.command_line import positive, say
+from benchmark.measuring.machine import machine
+from benchmark.race.by_turns import CLAIMED, Amount, Figures, measure
+from benchmark.race.contender import Contender, save
+from benchmark.race.measures import TURN_STEPS
+from benchmark.race.report import claims_of, table, trainers_of, trainers_table, write_plot
+from benchmark.race.workload import DATES, Workload, configuration, find_text, prepare, text_settings
 from pytorch_dl.config import Config, get_config
 from pytorch_dl.config.templates import TEMPLATES
 from pytorch_dl.dataset.efficient_dataloader import texts_of

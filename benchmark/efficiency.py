@@ -14,7 +14,7 @@ from pathlib import Path
 if not __package__:  # run as a file: the checkout's root takes the place of this folder among the places of modules
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmark.machine import RESULTS, machine
+from benchmark.measuring.machine import RESULTS, machine
 from pytorch_dl import files
 from pytorch_dl.config import Config
 from pytorch_dl.config.load import with_overrides

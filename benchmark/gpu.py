@@ -21,12 +21,13 @@ if not __package__:  # run as a file: the checkout's root takes the place of thi
 
     fix_kernels()  # before torch is loaded, as the command line does
 
-from benchmark.attention_race import race
-from benchmark.gpu_correctness import correctness
-from benchmark.gpu_parts import costs, counts, facts
-from benchmark.gpu_scale import FULL, QUICK, Bench, Found
-from benchmark.gpu_steps import release, steps
-from benchmark.machine import RESULTS
+from benchmark.gpu_parts.attention_race import race
+from benchmark.gpu_parts.correctness import correctness
+from benchmark.gpu_parts.facts import facts
+from benchmark.gpu_parts.scale import FULL, QUICK, Bench, Found
+from benchmark.gpu_parts.step_costs import costs, counts
+from benchmark.gpu_parts.steps import release, steps
+from benchmark.measuring.machine import RESULTS
 from pytorch_dl.files import write_json
 from pytorch_dl.training.compilation import missing_for_compilation
 from pytorch_dl.translator import choose_device

@@ -9,8 +9,8 @@ import argparse
 import itertools
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,14 +25,16 @@ if not __package__:  # run as a file: the checkout's root takes the place of thi
 
 import torch
 
-from benchmark.command_line import positive, say
-from benchmark.device_time import synchronize
-from benchmark.growth_plot import write_plot
-from benchmark.growth_sizes import FULL, QUICK, SEED, Point, Scale, packed_batches
-from benchmark.machine import RESULTS, machine
-from benchmark.memory import peak_bytes
-from benchmark.report import rounded
-from benchmark.roofline import Probe, Roof, least_bytes, step_flops
+from benchmark.contenders.flops import step_flops
+from benchmark.measuring.command_line import positive, say
+from benchmark.measuring.compilation import each_shape_compiled
+from benchmark.measuring.device_time import synchronize
+from benchmark.measuring.machine import RESULTS, machine
+from benchmark.measuring.memory import peak_bytes
+from benchmark.measuring.roofline import Probe, Roof, least_bytes
+from benchmark.race.report import rounded
+from benchmark.sweeps.plot import write_plot
+from benchmark.sweeps.sizes import FULL, QUICK, SEED, Point, Scale, packed_batches
 from pytorch_dl.config.model_config import OptimizerConfig, TrainingConfig
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.files import write_json
@@ -183,21 +185,6 @@ def sweep(name: str, scale: Scale, setting: Setting) -> list[dict[str, Any]]:
             peak = peak_bytes(trainer.model, trainer.update.optimizer, partial(subject.train, 1))
             subject.memory_bytes = peak.activations
     return [subject.as_json() for subject in subjects]
-
-
-@contextmanager
-def each_shape_compiled() -> Iterator[None]:
-    """Code of its own for each point, as a training of that size alone would have it; forgotten afterwards.
-
-    Otherwise the second shape would make torch compile for any, which is slower, and the ninth would not be compiled.
-    """
-    import torch._dynamo as dynamo
-
-    with dynamo.config.patch(automatic_dynamic_shapes=False, recompile_limit=64):
-        try:
-            yield
-        finally:
-            dynamo.reset()
 
 
 def prepared(point: Point, setting: Setting) -> tuple[OptimizedTrainer, list[Batch]]:

@@ -23,7 +23,7 @@ from typing import Any
 if not __package__:  # run as a file: the checkout's root takes the place of this folder among the places of modules
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmark.machine import machine
+from benchmark.measuring.machine import machine
 from pytorch_dl.data import dates_file
 from pytorch_dl.files import TEMPORARY, damage, write_json
 

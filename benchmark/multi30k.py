@@ -17,7 +17,7 @@ from typing import Any
 if not __package__:  # run as a file: the checkout's root takes the place of this folder among the places of modules
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmark.machine import RESULTS, ROOT, machine
+from benchmark.measuring.machine import RESULTS, ROOT, machine
 from pytorch_dl import files
 
 TEST = "test_2016_flickr"

@@ -4,21 +4,21 @@ The same weights at the start, the same batches and dropout; the plain ones are 
 once. Writes overlay.json and overlay.png.
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 if not __package__:  # run as a file: the checkout's root takes the place of this folder among the places of modules
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmark.ladder import Rung, Switches
-from benchmark.machine import RESULTS, machine
-from benchmark.workload import configuration, endless, find_text, prepare, text_settings
-from pytorch_dl.config import get_config
+from benchmark.measuring.machine import machine
+from benchmark.race.workload import endless, prepare
+from benchmark.rungs.options import configured, parser
+from benchmark.rungs.rung import Rung, Switches
 from pytorch_dl.files import write_json
 from pytorch_dl.process import keep_freed_memory
 
@@ -28,23 +28,12 @@ SMOOTHED = 20  # steps of a point
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train both."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with train.en and train.de; the bundled dates when left out")
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--pairs-per-step", type=int, default=64)
-    parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("settings", nargs="*", metavar="SECTION.KEY=VALUE")
-    options = parser.parse_args(argv)
+    options = parser(__doc__, steps=500).parse_args(argv)
     where = machine()
     keep_freed_memory()
-    text = text_settings(find_text(options.data), src_suffix="en", tgt_suffix="de")
-    config = configuration(get_config("tiny"), text, [*options.settings, "system.compile=false"])
-    whole = Switches(
-        **{**vars(PLAIN), "bf16": True, "fused_optimizer": True, "loss_in_chunks": True},
-    )
-    if not options.no_compile:
-        whole = Switches(**{**vars(whole), "compiled_layers": True})
+    config = configured(options)
+    optimised = replace(PLAIN, bf16=True, fused_optimizer=True, loss_in_chunks=True)
+    whole = replace(optimised, compiled_layers=not options.no_compile)
     with tempfile.TemporaryDirectory() as name:
         work = prepare(config, Path(name), pairs_per_step=options.pairs_per_step)
         curves = {}

@@ -18,7 +18,7 @@ if not __package__:  # run as a file: the checkout's root takes the place of thi
 
 import numpy as np
 
-from benchmark.machine import RESULTS, machine
+from benchmark.measuring.machine import RESULTS, machine
 from pytorch_dl import files
 from pytorch_dl.config import get_config
 from pytorch_dl.config.load import with_values

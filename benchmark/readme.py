@@ -9,7 +9,7 @@ from typing import Any
 if not __package__:  # run as a file: the checkout's root takes the place of this folder among the places of modules
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmark.machine import RESULTS, ROOT
+from benchmark.measuring.machine import RESULTS, ROOT
 from pytorch_dl.files import write_file
 
 README = ROOT / "README.md"

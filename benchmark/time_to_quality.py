@@ -17,9 +17,9 @@ from typing import Any
 if not __package__:  # run as a file: the checkout's root takes the place of this folder among the places of modules
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmark.hf_trainer import HuggingFaceTrainer
-from benchmark.machine import RESULTS, ROOT, machine
-from benchmark.workload import configuration, prepare
+from benchmark.contenders.hf_trainer import HuggingFaceTrainer
+from benchmark.measuring.machine import RESULTS, ROOT, machine
+from benchmark.race.workload import configuration, prepare
 from pytorch_dl.config.load import load_config
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.evaluation.metrics import bleu

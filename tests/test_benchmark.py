@@ -12,16 +12,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmark import benchmark, ladder
-from benchmark.baseline import PlainTransformer
-from benchmark.by_turns import CLAIMED
-from benchmark.contender import Contender, save
-from benchmark.hf_trainer import Clock
-from benchmark.measures import Epoch, count_epoch, mean_target
-from benchmark.memory import GRADIENT, peak_bytes, peak_of
-from benchmark.peers import found_peers
-from benchmark.report import Claim, table
-from benchmark.separate import SeparateProjections
-from benchmark.workload import DATES, Workload, configuration, find_text, fitted, prepare, text_settings
+from benchmark.contenders.baseline import PlainTransformer
+from benchmark.contenders.hf_trainer import Clock
+from benchmark.contenders.peers import found_peers
+from benchmark.measuring.memory import GRADIENT, peak_bytes, peak_of
+from benchmark.race.by_turns import CLAIMED
+from benchmark.race.contender import Contender, save
+from benchmark.race.measures import Epoch, count_epoch, mean_target
+from benchmark.race.report import Claim, table
+from benchmark.race.workload import DATES, Workload, configuration, find_text, fitted, prepare, text_settings
+from benchmark.rungs.rung import STEPS, Rung, Switches
+from benchmark.rungs.separate import SeparateProjections
 from pytorch_dl.config import Config
 from pytorch_dl.data import dates_file
 from pytorch_dl.dataset.batching import IGNORED_LABEL
@@ -345,7 +346,7 @@ def test_the_ladder_climbs_from_2017(text, tmp_path):
     settings = [setting for setting in SETTINGS if not setting.startswith(("data.layout", "system.compile"))]
     assert ladder.main([*words, *settings]) == 0
     rows = {row["name"]: row for row in json.loads((tmp_path / "ladder.json").read_bytes())["rungs"]}
-    assert not any(rows["plain Transformer of 2017"]["switches"][name] for name, _ in ladder.STEPS)
+    assert not any(rows["plain Transformer of 2017"]["switches"][name] for name, _ in STEPS)
     assert all(len(row["tokens_per_s"]) == 2 and 0 < row["activations_mb"] < row["total_mb"] for row in rows.values())
     sizes = [row["parameters"] for row in rows.values()]
     assert max(sizes) < 1.2 * min(sizes)
@@ -356,7 +357,7 @@ def test_the_ladder_climbs_from_2017(text, tmp_path):
 
 
 def test_separate_projections_are_the_fused_one(work):
-    rung = ladder.Rung("whole", ladder.Switches(modern_layers=True, loss_in_chunks=True), work)
+    rung = Rung("whole", Switches(modern_layers=True, loss_in_chunks=True), work)
     batch = next(rung.batches)
     rung.model.eval()
     expected = rung.model(batch.src, batch.tgt_in)

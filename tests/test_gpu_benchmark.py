@@ -15,12 +15,13 @@ from tiny import tiny_model, tiny_trainer
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark import attention_race, gpu, gpu_correctness, gpu_parts, gpu_steps
-from benchmark.baseline import PlainTransformer
-from benchmark.device_time import median_seconds, relative_error
-from benchmark.gpu_scale import FULL, QUICK, Bench, Shape
-from benchmark.model_flops import model_flops
-from benchmark.random_text import LONGEST, batches, random_pairs
+from benchmark import gpu
+from benchmark.contenders.baseline import PlainTransformer
+from benchmark.contenders.flops import step_flops
+from benchmark.gpu_parts import attention_race, correctness, step_costs, steps
+from benchmark.gpu_parts.random_text import LONGEST, batches, random_pairs
+from benchmark.gpu_parts.scale import FULL, QUICK, Bench, Shape
+from benchmark.measuring.device_time import median_seconds, relative_error
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.models.attention import plain_attention
@@ -130,21 +131,21 @@ def test_time_that_a_part_leaves_goes_to_the_next():
 def test_without_time_all_is_skipped_and_said_so():
     late, found = bench(deadline=time.monotonic() - 1), {}
     attention_race.race(late, found)
-    gpu_steps.steps(late, steps := {})
-    assert {result["skipped"] for result in [*found["results"], *steps["results"]]} == {"no time left"}
+    steps.steps(late, timed := {})
+    assert {result["skipped"] for result in [*found["results"], *timed["results"]]} == {"no time left"}
 
 
 def test_what_ran_out_of_memory_is_not_tried_with_more_tokens(monkeypatch):
     tried = []
 
-    def side_of(entry: gpu_steps.Entry, _: Bench) -> None:
+    def side_of(entry: steps.Entry, _: Bench) -> None:
         tried.append((entry.name, entry.tokens))
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
-    monkeypatch.setattr(gpu_steps, "side_of", side_of)
-    monkeypatch.setattr(gpu_steps, "found_peers", list)
+    monkeypatch.setattr(steps, "side_of", side_of)
+    monkeypatch.setattr(steps, "found_peers", list)
     scale = dataclasses.replace(SMALLEST, tokens=(256, 512, 128))
-    gpu_steps.steps(bench(scale=scale), found := {})
+    steps.steps(bench(scale=scale), found := {})
     assert tried == [("naive", 256), ("ours", 256), ("naive", 128), ("ours", 128)]
     assert [result.get("skipped") for result in found["results"]][2:4] == ["out of memory at 256 tokens"] * 2
     assert found["results"][0]["failed"] == "CUDA out of memory"
@@ -165,8 +166,8 @@ def models() -> dict[str, Any]:
             lambda batch: plain(batch.src, batch.tgt_in),
         ),
     }
-    if "marian" in gpu_steps.found_peers():
-        from benchmark.peers import marian
+    if "marian" in steps.found_peers():
+        from benchmark.contenders.peers import marian
 
         peer = marian(config, vocab_size=48, pad_id=0, device=CPU)
         peer.model.set_attn_implementation("eager")  # torch does not count its kernel for a CPU
@@ -183,7 +184,7 @@ def test_flops_are_those_that_torch_counts_where_nothing_is_padded(name):
     batch = rows_of(7, 5)
     with FlopCounterMode(display=False) as counter:
         forward(batch).sum().backward()
-    assert model_flops(model, batch) == counter.get_total_flops()
+    assert step_flops(model, batch) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("layout", ["packed", "bucketed", "random"])
@@ -217,8 +218,8 @@ def case() -> attention_race.Case:
 
 def test_raced_rows_are_full_of_sentences(case):
     assert case.segments.shape == (8, 16) and (case.segments[:, 0] == 1).all()
-    steps = case.segments.diff(dim=1)
-    assert ((steps == 0) | (steps == 1)).all() and case.segments.max() > 1
+    increments = case.segments.diff(dim=1)
+    assert ((increments == 0) | (increments == 1)).all() and case.segments.max() > 1
     starts = case.starts().tolist()
     assert starts[0] == 0 and starts[-1] == 128 and set(range(0, 128, 16)) < set(starts)
     assert len(starts) - 1 == int(case.segments.amax(1).sum())
@@ -266,11 +267,11 @@ def test_how_torch_is_told_of_causality():
 
 
 def test_an_error_in_the_gradient_is_found_out():
-    wanted = gpu_correctness.Gradient(torch.tensor(2.0), torch.tensor([3.0, 4.0]))
-    wrong = gpu_correctness.Gradient(torch.tensor(2.0), torch.tensor([3.0, 4.5]))
-    found = gpu_correctness.compared(wrong, wanted, 2e-2)
+    wanted = correctness.Gradient(torch.tensor(2.0), torch.tensor([3.0, 4.0]))
+    wrong = correctness.Gradient(torch.tensor(2.0), torch.tensor([3.0, 4.5]))
+    found = correctness.compared(wrong, wanted, 2e-2)
     assert found["gradient_error"] == pytest.approx(0.1) and found["loss_error"] == 0 and not found["passes"]
-    assert gpu_correctness.compared(wanted, wanted, 2e-2)["passes"]
+    assert correctness.compared(wanted, wanted, 2e-2)["passes"]
 
 
 def test_waits_are_counted_by_place_in_the_package(monkeypatch):
@@ -282,7 +283,7 @@ def test_waits_are_counted_by_place_in_the_package(monkeypatch):
     monkeypatch.setattr("pytorch_dl.training.update.gradient_norm", norm)
     trainer, waits = tiny_trainer(), Counter[str]()
     batch = rows_of(4, 3)
-    with gpu_parts.synchronisations(waits, on_gpu=False):
+    with step_costs.synchronisations(waits, on_gpu=False):
         for _ in range(2):
             trainer.train_step([batch], total_steps=10)
     ((place, number),) = waits.items()
@@ -295,7 +296,7 @@ def test_the_costs_of_a_trace():
         {"name": "b", "ts": 5, "dur": 10},
         {"name": "a", "ts": 30, "dur": 10},
     ]
-    found = gpu_parts.cost_table(events, steps=2)
+    found = step_costs.cost_table(events, steps=2)
     assert found["idle"] == pytest.approx(15 / 40) and found["busy_ms"] == pytest.approx(0.0125)
     assert [(kernel["name"], kernel["calls"]) for kernel in found["kernels"]] == [("a", 1.0), ("b", 0.5)]
     assert found["kernels"][0]["share"] == pytest.approx(0.5)
@@ -318,7 +319,7 @@ def test_the_sizes_of_the_real_thing():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_what_is_compiled_is_right_and_compiled_once():
     few = bench(scale=SMALLEST, compiled=True)
-    gpu_correctness.correctness(few, correctness := {})
-    assert correctness["passes"] and sum(check.get("compiled", False) for check in correctness["checks"]) == 4
-    gpu_parts.counts(few, counts := {})
+    correctness.correctness(few, found := {})
+    assert found["passes"] and sum(check.get("compiled", False) for check in found["checks"]) == 4
+    step_costs.counts(few, counts := {})
     assert counts["compiled"] and counts["recompilations_per_step"] == 0

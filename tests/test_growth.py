@@ -12,8 +12,9 @@ from tiny import tiny_model, tiny_trainer
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark import growth
-from benchmark.growth_sizes import FULL, QUICK, Point, Scale, packed_batches
-from benchmark.roofline import Probe, Roof, least_bytes, seconds, sentence_lengths, step_flops
+from benchmark.contenders.flops import sentence_lengths, step_flops
+from benchmark.measuring.roofline import Probe, Roof, least_bytes, seconds
+from benchmark.sweeps.sizes import FULL, QUICK, Point, Scale, packed_batches
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 

@@ -2,59 +2,24 @@
 
     FLOP/s that can be had = min(matrix rate, memory bandwidth * FLOPs / bytes moved)
 
-The work of a step is counted, not measured: the matrix products of forward and backward pass, of real tokens only. So
-padding, and attention over the other sentences of a packed row, are time without FLOPs.
-
-Shapes: B rows, T tokens, P pairs in the fullest row, d d_model.
+The work of a step is counted (flops.py), not measured: the matrix products of forward and backward pass, of real tokens
+only. So padding, and attention over the other sentences of a packed row, are time without FLOPs.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from benchmark.device_time import synchronize
-from pytorch_dl.dataset.batching import Batch
-from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from benchmark.measuring.device_time import synchronize
 
-BACKWARD_TOO = 3  # each product of the forward pass needs two more for its gradients
 CALLS = {"cpu": 3, "cuda": 20}  # timed together
 MEBIBYTE = 1 << 20
-
-
-def step_flops(model: OptimizedTransformer, batch: Batch) -> int:
-    """FLOPs of the matrix products of a step, 2mnk each: linear layers, attention, projection onto the vocabulary.
-
-    Attention counts every token of its own sentence, in the decoder later ones too: a causal mask hides them but spares
-    no kernel used here their products.
-    """
-    encoders: Any = model.encoder_layers
-    decoders: Any = model.decoder_layers
-    of_memory = weights_in(layer.cross_attention.kv_proj for layer in decoders)  # of the decoder, but on source tokens
-    per_source = weights_in(encoders) + of_memory
-    per_target = weights_in([*decoders, model.output]) - of_memory
-    src, tgt = sentence_lengths(batch, batch.src_segments), sentence_lengths(batch, batch.tgt_segments)
-    seen = len(encoders) * int((src * src).sum()) + len(decoders) * int((tgt * tgt + tgt * src).sum())
-    multiplied = batch.num_src_tokens * per_source + batch.num_tgt_tokens * per_target
-    multiplied += 2 * model.d_model * seen  # scores, and weights times values: all heads together are d wide
-    return BACKWARD_TOO * 2 * multiplied
-
-
-def weights_in(modules: Iterable[nn.Module]) -> int:
-    """Numbers in the matrices of all linear layers: the multiplications that one token needs."""
-    linears = (part for module in modules for part in module.modules() if isinstance(part, nn.Linear))
-    return sum(layer.in_features * layer.out_features for layer in linears)
-
-
-def sentence_lengths(batch: Batch, segments: Tensor) -> Tensor:
-    """Segments (B, T) of one side -> tokens of each pair (B, P), 0 where a row holds fewer."""
-    pairs = batch.pair_ids.size(1)
-    return nn.functional.one_hot(segments.long(), pairs + 1).sum(1)[:, 1:]
 
 
 def least_bytes(model: nn.Module) -> int:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmark.device_time import median_seconds, relative_error
-from benchmark.gpu_scale import Bench, Found
-from benchmark.random_text import SEED, random_pairs
+from benchmark.gpu_parts.random_text import SEED, random_pairs
+from benchmark.gpu_parts.scale import Bench, Found
+from benchmark.measuring.device_time import median_seconds, relative_error
 from pytorch_dl.models.attention import plain_attention, sdpa_attention
 from pytorch_dl.models.masks import additive, segment_mask
 

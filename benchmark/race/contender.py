@@ -1,8 +1,8 @@
 """One of those that are compared, in a process of its own, as its users run it.
 
-`python -m benchmark.contender FOLDER SIDE PAIRS` is the process: FOLDER holds what `save` wrote. It reads requests, one
-JSON list a line: the name of a method of `Worker` and its arguments; and answers each by one line of JSON. `Contender`
-is the other end.
+`python -m benchmark.race.contender FOLDER SIDE PAIRS` is the process: FOLDER holds what `save` wrote. It reads
+requests, one JSON list a line: the name of a method of `Worker` and its arguments; and answers each by one line of
+JSON. `Contender` is the other end.
 """
 
 import json
@@ -17,12 +17,13 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from benchmark.hf_trainer import HuggingFaceTrainer
-from benchmark.machine import ROOT
-from benchmark.measures import Description, Resident, Turn, decode, step_memory, train
-from benchmark.memory import Peak
-from benchmark.model_flops import model_flops
-from benchmark.workload import Workload, endless, prepare
+from benchmark.contenders.flops import matrices_of
+from benchmark.contenders.hf_trainer import HuggingFaceTrainer
+from benchmark.contenders.side import Reads
+from benchmark.measuring.machine import ROOT
+from benchmark.measuring.memory import Peak
+from benchmark.race.measures import Description, Resident, Turn, decode, step_memory, train
+from benchmark.race.workload import Workload, endless, prepare
 from pytorch_dl.config import to_json
 from pytorch_dl.config.load import load_config
 from pytorch_dl.dataset.tokenizer import TokenizerPair
@@ -45,7 +46,7 @@ class Contender:
     def __init__(self, name: str, work: Workload) -> None:
         self.name = name
         fix_kernels()  # by the environment, which the process inherits
-        words = [sys.executable, "-m", "benchmark.contender", work.folder, name, work.pairs_per_step]
+        words = [sys.executable, "-m", "benchmark.race.contender", work.folder, name, work.pairs_per_step]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._process = subprocess.Popen(list(map(str, words)), cwd=ROOT, **pipes)
 
@@ -129,6 +130,7 @@ class Worker:
 
     def decode(self, new_tokens: int) -> float:
         src: Tensor = next(self.sentences).src
+        assert isinstance(self.side, Reads)
         return decode(self.side, src, new_tokens)
 
     def memory(self) -> dict[str, int] | None:
@@ -141,9 +143,10 @@ class Worker:
 
     def _flops_per_token(self) -> float | None:
         batches = [next(self.batches) for _ in range(COUNTED_BATCHES)]
-        flops = [model_flops(self.side.model, batch) for batch in batches]
+        if not (matrices := matrices_of(self.side.model)):
+            return None
         tokens = sum(batch.num_src_tokens + batch.num_tgt_tokens for batch in batches)
-        return None if None in flops else sum(found for found in flops if found) / tokens
+        return sum(map(matrices.step_flops, batches)) / tokens
 
 
 def _status_mb(field: str) -> float:

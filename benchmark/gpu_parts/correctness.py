@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmark.device_time import relative_error
-from benchmark.gpu_scale import Bench, Found
-from benchmark.growth import each_shape_compiled
-from benchmark.random_text import SEED, SPECIAL, pairs_for, random_pairs
+from benchmark.gpu_parts.random_text import SEED, SPECIAL, pairs_for, random_pairs
+from benchmark.gpu_parts.scale import Bench, Found
+from benchmark.measuring.compilation import each_shape_compiled
+from benchmark.measuring.device_time import relative_error
 from pytorch_dl.dataset.batching import Batch, collate
 from pytorch_dl.dataset.planning import Lengths, Planner
 from pytorch_dl.models.dropout import Dropout, mix

@@ -1,6 +1,6 @@
 """What those that are compared have in common."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -8,24 +8,24 @@ from torch import Tensor
 from pytorch_dl.dataset.batching import Batch
 
 
-class Trains(Protocol):
+class Side(Protocol):
     """One that trains."""
 
     model: Any
+    name: str
+    what: str
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Of any kind."""
+        ...
 
     def step(self, batch: Batch) -> float:
         """One step of training; returns the loss of a target token."""
         ...
 
 
-class Side(Trains, Protocol):
-    """One of a race."""
-
-    name: str
-    what: str
-    optimizer: torch.optim.Optimizer
-
-
+@runtime_checkable
 class Reads(Side, Protocol):
     """One that also translates."""
 

@@ -1,8 +1,6 @@
-"""The smaller parts of gpu.py: facts about the machine, what a step of training makes the host wait for, a profile."""
+"""What a warm step of training costs: compilations and waits of the host, and a profile of its kernels."""
 
-import importlib.metadata
 import json
-import subprocess
 import tempfile
 import time
 import traceback
@@ -10,18 +8,17 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmark.device_time import median_seconds, synchronize
-from benchmark.gpu_scale import Bench, Found
-from benchmark.gpu_steps import COMPILED, EAGER, Entry, Ours, batches_of, side_of
-from benchmark.growth import each_shape_compiled
-from benchmark.machine import ROOT, machine
+from benchmark.gpu_parts.scale import Bench, Found
+from benchmark.gpu_parts.steps import COMPILED, EAGER, Entry, batches_of, side_of
+from benchmark.measuring.compilation import each_shape_compiled
+from benchmark.measuring.device_time import synchronize
+from benchmark.measuring.machine import ROOT
 from pytorch_dl.dataset.batching import Batch
 
 WARMUP_STEPS = 6  # past the second shape and the second epoch of the batches
@@ -29,61 +26,6 @@ COUNTED_STEPS = 4
 COSTLIEST = 30
 ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")  # categories of a trace's events
 ON_CPU = ("cpu_op",)
-
-
-def facts(bench: Bench, found: Found) -> None:
-    """What the machine is, and the rates that it reaches."""
-    found["machine"] = machine()
-    found["versions"] = {
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
-        **{name: version_of(name) for name in ("triton", "transformers")},
-    }
-    if bench.on_gpu:
-        gpu = torch.cuda.get_device_properties(bench.device)
-        found["gpu"] = {"name": gpu.name, "bytes": gpu.total_memory, "processors": gpu.multi_processor_count}
-        found["gpu"]["capability"] = f"{gpu.major}.{gpu.minor}"
-        found["nvidia_smi"] = nvidia_smi()
-    bench.save()
-    found["bf16_flops_per_s"] = {}
-    for shape in bench.scale.matrices:
-        found["bf16_flops_per_s"][" x ".join(map(str, shape))] = matrix_rate(shape, bench.device)
-    found["copied_bytes_per_s"] = copy_rate(bench.scale.mebibytes << 20, bench.device)
-    bench.say(f"  FLOP/s {found['bf16_flops_per_s']}, copied bytes/s {found['copied_bytes_per_s']:.3g}")
-
-
-def version_of(package: str) -> str | None:
-    """The installed version."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def nvidia_smi() -> str | None:
-    """Driver, power limit and highest clocks, as the driver's own program tells them."""
-    fields = "driver_version,power.limit,clocks.max.sm,clocks.max.mem"
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv"], capture_output=True, text=True, timeout=20
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
-
-
-def matrix_rate(shape: tuple[int, int, int], device: torch.device) -> float:
-    """FLOP/s of a product of bf16 matrices of random numbers: zeros would take less power, and so run faster."""
-    rows, common, columns = shape
-    a = torch.randn(rows, common, device=device).bfloat16()
-    b = torch.randn(common, columns, device=device).bfloat16()
-    return 2 * rows * common * columns / median_seconds(partial(torch.mm, a, b), device, repeats=30)
-
-
-def copy_rate(size: int, device: torch.device) -> float:
-    """Bytes a second, read and written."""
-    source, goal = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
-    return 2 * size / median_seconds(partial(goal.copy_, source), device)
 
 
 @contextmanager
@@ -95,7 +37,6 @@ def warm_side(bench: Bench) -> Iterator[tuple[Callable[[Batch], float], list[Bat
         if entry.compiled:
             stack.enter_context(each_shape_compiled())
         side, rows = side_of(entry, bench), batches_of(entry, bench)
-        assert isinstance(side, Ours)
         for index in range(WARMUP_STEPS):
             side.step(rows[index % len(rows)])
         synchronize()

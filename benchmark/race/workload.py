@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from benchmark.baseline import Baseline
-from benchmark.hf_trainer import HuggingFaceTrainer
-from benchmark.ours import Ours
-from benchmark.peers import PEERS
-from benchmark.side import Side
+from benchmark.contenders.baseline import Baseline
+from benchmark.contenders.hf_trainer import HuggingFaceTrainer
+from benchmark.contenders.ours import OursOnText
+from benchmark.contenders.peers import PEERS
+from benchmark.contenders.side import Side
 from pytorch_dl.config import Config
 from pytorch_dl.config.load import checked, with_overrides, with_values
 from pytorch_dl.data import dates_file
@@ -46,7 +46,7 @@ class Workload:
     def side(self, name: str) -> Side | HuggingFaceTrainer:
         """A new model and loop: baseline, ours, hf-trainer, or one of the peers."""
         if name == "ours":
-            return Ours(self.config, self.tokenizers, self.loader, run_dir=str(self.folder / "run"))
+            return OursOnText(self.config, self.tokenizers, self.loader, run_dir=str(self.folder / "run"))
         special = self.tokenizers.tgt
         common = {"vocab_size": special.vocab_size, "pad_id": special.pad_id}
         device = choose_device(self.config.system.device)

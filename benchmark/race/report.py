@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.by_turns import CLAIMED, Figures
+from benchmark.race.by_turns import CLAIMED, Figures
 
 TEN_MINUTES = 600.0
 OURS, OTHERS = "#2a78b5", "#9aa5b1"  # colours

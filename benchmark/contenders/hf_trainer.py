@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmark.device_time import synchronize
-from benchmark.peers import marian_model
+from benchmark.contenders.peers import marian_model
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.training.precision import choose_precision

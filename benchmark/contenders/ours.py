@@ -11,7 +11,7 @@ from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.generation.search import greedy
-from pytorch_dl.training.trainer import create_trainer
+from pytorch_dl.training.trainer import OptimizedTrainer, create_trainer
 from pytorch_dl.translator import build_model
 
 NEVER = -1  # an end that no token is, so that every sentence gets the same number of tokens
@@ -19,23 +19,31 @@ TOTAL_STEPS = 10_000  # for the schedule of the learning rate
 
 
 class Ours:
-    """Trains and reads out this project's model."""
+    """Trains the model of a trainer."""
 
     name = "ours"
 
-    def __init__(self, config: Config, tokenizers: TokenizerPair, loader: BatchLoader, *, run_dir: str) -> None:
-        self.model = build_model(config, tokenizers)
-        self.trainer = create_trainer(model=self.model, train_dataloader=loader, config=config, run_dir=run_dir)
+    def __init__(self, trainer: OptimizedTrainer, config: Config, *, packed: bool) -> None:
+        self.trainer, self.model, self.optimizer = trainer, trainer.model, trainer.update.optimizer
         if config.system.compile is True:
             self.model.train().compile_layers()
-        self.reader = build_model(config, tokenizers).eval()  # as a Translator has it: in fp32, not compiled
-        self.special, self.optimizer = tokenizers.tgt, self.trainer.update.optimizer
-        self.what = described(config, self.trainer.state.precision, packed=loader.planner.packed)
+        self.what = described(config, trainer.state.precision, packed=packed)
 
     def step(self, batch: Batch) -> float:
         """One step of training; returns the loss of a target token."""
         sums = self.trainer.train_step([batch], total_steps=TOTAL_STEPS)
         return sums.loss / sums.tgt_tokens
+
+
+class OursOnText(Ours):
+    """Trains a model of the tokenizers' vocabulary, and reads another out."""
+
+    def __init__(self, config: Config, tokenizers: TokenizerPair, loader: BatchLoader, *, run_dir: str) -> None:
+        model = build_model(config, tokenizers)
+        trainer = create_trainer(model=model, train_dataloader=loader, config=config, run_dir=run_dir)
+        super().__init__(trainer, config, packed=loader.planner.packed)
+        self.reader = build_model(config, tokenizers).eval()  # as a Translator has it: in fp32, not compiled
+        self.special = tokenizers.tgt
 
     @torch.inference_mode()
     def decode(self, src: Tensor, new_tokens: int) -> Tensor:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmark.device_time import synchronize
-from benchmark.hf_trainer import HuggingFaceTrainer
-from benchmark.memory import Peak, peak_bytes
-from benchmark.side import Reads, Side
+from benchmark.contenders.hf_trainer import HuggingFaceTrainer
+from benchmark.contenders.side import Reads, Side
+from benchmark.measuring.device_time import synchronize
+from benchmark.measuring.memory import Peak, peak_bytes
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.dataset.loader import BatchLoader
 

@@ -15,14 +15,15 @@ from typing import Any
 
 import torch
 
-from benchmark.baseline import Baseline
-from benchmark.device_time import synchronize
-from benchmark.gpu_scale import Bench, Found
-from benchmark.growth import each_shape_compiled
-from benchmark.model_flops import model_flops
-from benchmark.peers import PEERS, found_peers
-from benchmark.random_text import SEED, SPECIAL, Layout, batches
-from benchmark.side import Trains
+from benchmark.contenders.baseline import Baseline
+from benchmark.contenders.flops import step_flops
+from benchmark.contenders.ours import Ours
+from benchmark.contenders.peers import PEERS, found_peers
+from benchmark.contenders.side import Side
+from benchmark.gpu_parts.random_text import SEED, SPECIAL, Layout, batches
+from benchmark.gpu_parts.scale import Bench, Found
+from benchmark.measuring.compilation import each_shape_compiled
+from benchmark.measuring.device_time import synchronize
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
@@ -30,29 +31,7 @@ from pytorch_dl.training.optimizer import make_optimizer
 from pytorch_dl.training.trainer import OptimizedTrainer
 
 WARMUP_STEPS = 3
-TOTAL_STEPS = 10_000  # for a schedule, which there is not
 NAIVE, EAGER, COMPILED, PLAIN = "naive", "ours", "ours, compiled", "ours, compiled, plain attention"
-
-
-class Ours:
-    """This project's trainer on a model of its own."""
-
-    def __init__(self, config: Config, *, vocabulary: int, device: torch.device) -> None:
-        torch.manual_seed(SEED)
-        with device:  # to draw hundreds of millions of numbers on a CPU takes seconds
-            model = OptimizedTransformer(
-                src_vocab_size=vocabulary, tgt_vocab_size=vocabulary, **config.model.model_dump()
-            )
-        self.model = model.to(device).train()
-        optimizer = make_optimizer(model, config.optimizer, learning_rate=1e-4)
-        self.trainer = OptimizedTrainer(model, [], None, optimizer, training=config.training, seed=SEED)
-        if config.system.compile is True:
-            model.compile_layers()
-
-    def step(self, batch: Batch) -> float:
-        """One step of training; returns the loss of a target token."""
-        sums = self.trainer.train_step([batch], total_steps=TOTAL_STEPS)
-        return sums.loss / sums.tgt_tokens
 
 
 @dataclass(frozen=True)
@@ -131,15 +110,26 @@ def release(bench: Bench) -> None:
         torch.cuda.empty_cache()
 
 
-def side_of(entry: Entry, bench: Bench) -> Trains:
+def side_of(entry: Entry, bench: Bench) -> Side:
     """A new model and its loop."""
     config, size = configuration(entry, bench), bench.scale.vocabulary
     if entry.name.startswith(EAGER):
-        return Ours(config, vocabulary=size, device=bench.device)
+        return ours(config, vocabulary=size, device=bench.device)
     special: dict[str, Any] = {"vocab_size": size, "pad_id": SPECIAL.pad_id, "device": bench.device}
     if entry.name == NAIVE:
         return Baseline(config, bos_id=SPECIAL.bos_id, **special)
     return PEERS[entry.name](config, **special)
+
+
+def ours(config: Config, *, vocabulary: int, device: torch.device) -> Ours:
+    """This project's trainer on a model of its own."""
+    torch.manual_seed(SEED)
+    with device:  # to draw hundreds of millions of numbers on a CPU takes seconds
+        model = OptimizedTransformer(src_vocab_size=vocabulary, tgt_vocab_size=vocabulary, **config.model.model_dump())
+    model.to(device).train()
+    optimizer = make_optimizer(model, config.optimizer, learning_rate=1e-4)
+    trainer = OptimizedTrainer(model, [], None, optimizer, training=config.training, seed=SEED)
+    return Ours(trainer, config, packed=True)
 
 
 def configuration(entry: Entry, bench: Bench) -> Config:
@@ -159,10 +149,10 @@ def batches_of(entry: Entry, bench: Bench) -> list[Batch]:
     return [batch.pin_memory() for batch in found] if bench.on_gpu else found
 
 
-def measured(side: Trains, rows: list[Batch], bench: Bench) -> Found:
+def measured(side: Side, rows: list[Batch], bench: Bench) -> Found:
     """Train for a while."""
     endless, scale = itertools.cycle(rows), bench.scale
-    work = {id(batch): (real_tokens(batch), model_flops(side.model, batch)) for batch in rows}
+    work = {id(batch): (real_tokens(batch), step_flops(side.model, batch)) for batch in rows}
     warmup_s, _ = train(side, endless, WARMUP_STEPS)
     step_s, _ = train(side, endless, 1)
     count = min(scale.most_steps, max(2, math.ceil(scale.seconds / step_s)))
@@ -191,7 +181,7 @@ def measured(side: Trains, rows: list[Batch], bench: Bench) -> Found:
     }
 
 
-def train(side: Trains, rows: Iterator[Batch], count: int) -> tuple[float, float]:
+def train(side: Side, rows: Iterator[Batch], count: int) -> tuple[float, float]:
     """Seconds of some steps, and the last loss."""
     loss = 0.0
     synchronize()

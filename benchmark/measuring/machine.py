@@ -12,7 +12,7 @@ import tokenizers
 
 from pytorch_dl.training.run_folder import environment
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmark" / "results"
 HALF_PRECISION = {"amx_bf16", "avx512_bf16", "avx512_fp16", "amx_fp16"}
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.baseline import LEARNING_RATE, PlainTransformer, whole_loss
+from benchmark.contenders.baseline import LEARNING_RATE, PlainTransformer, whole_loss
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.training.precision import autocast, choose_precision

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.workload import fitted
+from benchmark.race.workload import fitted
 from pytorch_dl.dataset.batching import Batch, Special, TokenIds, collate
 from pytorch_dl.dataset.bucketing import Ints
 from pytorch_dl.dataset.planning import Lengths, Plan, Planner

@@ -1,0 +1,1 @@
+"""What ladder.py climbs and overlay.py compares: models and loops with some optimisations switched on."""

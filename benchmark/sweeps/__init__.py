@@ -1,0 +1,1 @@
+"""What growth.py goes through: sizes of models and batches, and the figure of them."""
