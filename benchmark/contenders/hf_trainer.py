@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from benchmark.contenders.peers import marian_model
+from benchmark.measuring.device_time import synchronize
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.training.precision import choose_precision
