@@ -61,8 +61,12 @@ class Reporter:
         """Print a line that stays."""
         self.progress.say(text)
 
+    def is_due(self, state: TrainState) -> bool:
+        """Whether this step ends with a line of metrics."""
+        return state.step % self.config.log_every == 0
+
     def step(self, state: TrainState, sums: Sums, *, learning_rate: float, total_steps: int, ending: str) -> None:
-        """Show an optimizer step; record the sums when a line is due, and begin new ones."""
+        """Show the optimizer steps that were read; record all sums when a line is due, and begin new ones."""
         self._tokens += sums.src_tokens + sums.tgt_tokens
         speed = self._tokens / max(1e-9, time.monotonic() - self._since)
         loss = sums.nll / sums.tgt_tokens
@@ -70,7 +74,7 @@ class Reporter:
             f"step {state.step:,}/{total_steps:,} | epoch {state.epoch + 1} | training loss {loss:.3f} | "
             f"{speed:,.0f} tokens/s | {sums.efficiency:.0%} full | {ending}"
         )
-        if state.step % self.config.log_every:
+        if not self.is_due(state):
             return
         window, state.since_log = state.since_log, Sums()
         values = {

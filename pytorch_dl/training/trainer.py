@@ -5,6 +5,7 @@ a config. Order, dropout and schedule are functions of the `TrainState`, so resu
 """
 
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,18 +24,14 @@ from pytorch_dl.training.checkpointer import Checkpointer
 from pytorch_dl.training.compilation import Compile, compile_layers, compiles
 from pytorch_dl.training.ending import end_reason, seconds_left
 from pytorch_dl.training.loaders import is_exact
-from pytorch_dl.training.objective import (
-    batch_loss,
-    check_vocabulary,
-    dropout_keys,
-    seed_generators,
-)
+from pytorch_dl.training.objective import check_vocabulary
 from pytorch_dl.training.optimizer import make_optimizer
-from pytorch_dl.training.precision import autocast, choose_precision
+from pytorch_dl.training.precision import choose_precision
 from pytorch_dl.training.progress import Progress, Sample, duration
 from pytorch_dl.training.reporter import Reporter
 from pytorch_dl.training.schedule import learning_rate_factor
 from pytorch_dl.training.signals import StopNow, StopRequest
+from pytorch_dl.training.step import Reading, begin_step
 from pytorch_dl.training.train_state import Sums, TrainState
 from pytorch_dl.training.update import Schedule, WeightUpdate
 from pytorch_dl.training.validation import Decode, validate
@@ -98,6 +95,7 @@ class OptimizedTrainer:
             settings=hyperparameters or {"training": self.settings.model_dump()},
         )
         self._stop = StopRequest()
+        self._unread: deque[Reading] = deque()
         self._has_best = False  # rather than the last weights
         self.has_average = False  # of the last checkpoints, in place of the best weights
 
@@ -114,6 +112,7 @@ class OptimizedTrainer:
         if self.checkpoint_dir and self.state.step == 0:
             ckpt.refuse_existing(self.checkpoint_dir)
         self._leave_best()
+        self._unread.clear()
         self.model.train()
         self._compile(total_steps * size)
         with self.reporter.open(self.state), self._stop:
@@ -140,27 +139,21 @@ class OptimizedTrainer:
 
     def train_step(self, batches: Sequence[Batch], *, total_steps: int) -> Sums:
         """One optimizer step on the summed loss of the batches, divided by all their target tokens."""
+        return self.begin_step(batches, total_steps=total_steps).read()
+
+    def begin_step(self, batches: Sequence[Batch], *, total_steps: int) -> Reading:
+        """The same, without waiting for the device."""
         self.state.step += 1
-        step, tokens = self.state.step, sum(batch.num_tgt_tokens for batch in batches)
-        sums = Sums(steps=1)
-        totals = torch.zeros(2, dtype=torch.float64, device=self.device)  # read once a step: a GPU would be waited for
-        for index, batch in enumerate(batches):
-            on_device = batch.to(self.device)
-            keys = dropout_keys(on_device, seed=self.seed, step=step)
-            seed_generators(self.seed, step, index)
-            with autocast(self.state.precision, self.device):
-                loss = batch_loss(self.model, on_device, label_smoothing=self.settings.label_smoothing, keys=keys)
-            self.update.backward(loss.smoothed / tokens)
-            totals += torch.stack((loss.smoothed.detach(), loss.nll))
-            sums.add(
-                Sums(
-                    src_tokens=batch.num_src_tokens,
-                    tgt_tokens=batch.num_tgt_tokens,
-                    positions=batch.num_positions,
-                )
-            )
-        self.update.apply(sums, totals, batches, step=step, total_steps=total_steps)
-        return sums
+        return begin_step(
+            self.model,
+            self.update,
+            batches,
+            step=self.state.step,
+            total_steps=total_steps,
+            seed=self.seed,
+            precision=self.state.precision,
+            label_smoothing=self.settings.label_smoothing,
+        )
 
     def validate(self) -> tuple[dict[str, float], Sequence[Sample]]:
         """What `validation.validate` finds; while training, of the moving average of the weights where there is one."""
@@ -199,23 +192,34 @@ class OptimizedTrainer:
         """Write a checkpoint of this step, where there is a folder for it; not once the model has its best weights."""
         if self._has_best:
             return  # the last weights are saved already
+        self._read()
         self.state.metrics_position = self.reporter.position(self.state)
         self.checkpoints.save(self.state)
 
     def _advance(self, group: Group, total_steps: int, *, started: float) -> None:
-        sums = self.train_step(group.batches, total_steps=total_steps)
+        self._unread.append(self.begin_step(group.batches, total_steps=total_steps))
         state = self.state
         state.batch += len(group.batches)
-        state.since_log.add(sums)
-        state.this_epoch.add(sums)
+        due = group.ends_epoch or self.reporter.is_due(state)
+        sums = self._read(late=0 if due or not self.update.reads_late else 1)
         state.seconds += time.monotonic() - started
         ending = f"{duration(seconds_left(state, self.settings, total_steps))} left"
         rate = self.update.learning_rate
-        self.reporter.step(state, sums, learning_rate=rate, total_steps=total_steps, ending=ending)
+        if sums.steps:
+            self.reporter.step(state, sums, learning_rate=rate, total_steps=total_steps, ending=ending)
         if group.ends_epoch:
             whole, state.this_epoch = state.this_epoch, Sums()
             state.epoch, state.batch = state.epoch + 1, 0
             self.reporter.epoch(state, whole, total_steps=total_steps, ending=ending)
+
+    def _read(self, *, late: int = 0) -> Sums:
+        """Note the steps that were begun, but for so many of the latest."""
+        sums = Sums()
+        while len(self._unread) > late:
+            found = self._unread.popleft().read()
+            for noted in (sums, self.state.since_log, self.state.this_epoch):
+                noted.add(found)
+        return sums
 
     def _validate_and_save_if_due(self) -> None:
         state, settings = self.state, self.settings
@@ -233,6 +237,7 @@ class OptimizedTrainer:
         if self.val_dataloader is None:
             state.validated_step = state.best_step = state.step
             return
+        self._read()
         started = time.monotonic()
         values, samples = self.validate()
         state.seconds += time.monotonic() - started

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,14 +15,27 @@ from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.optimizer import WeightAverage, gradient_norm
 from pytorch_dl.training.precision import Precision
-from pytorch_dl.training.train_state import Sums, TrainState
+from pytorch_dl.training.train_state import TrainState
 
 MIN_LOSS_SCALE = 2.0**-10
+LATE_DEVICES = ("cuda",)  # whose numbers are read a step late: to wait for them would leave the device idle
 Schedule = Callable[[int, int], float]  # (step, total steps) -> factor of the learning rate
 
 
+class StepNumbers(NamedTuple):
+    """What a step tells of itself."""
+
+    loss: float  # smoothed, summed over tokens
+    nll: float
+    grad_norm: float
+
+
 class WeightUpdate:
-    """The optimizer and what surrounds it. `schedule` None leaves the optimizer's learning rate as it is."""
+    """The optimizer and what surrounds it. `schedule` None leaves the optimizer's learning rate as it is.
+
+    Numbers that are not finite never reach the weights. Either the host looks at loss and gradients before the update,
+    or, on a device that is read late, a fused optimizer does, and skips this and all following updates.
+    """
 
     def __init__(
         self,
@@ -37,6 +51,13 @@ class WeightUpdate:
         self.highest_rates = [float(group["lr"]) for group in optimizer.param_groups]
         self.average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
         self.scaler = _scaler(model, precision)
+        self.fused = bool(getattr(optimizer, "_step_supports_amp_scaling", False))  # takes a scale and a veto
+        self._failed = torch.zeros((), device=next(model.parameters()).device)  # 1 from the first veto on
+
+    @property
+    def reads_late(self) -> bool:
+        """Whether a step may be read after the next one has begun."""
+        return self._failed.device.type in LATE_DEVICES and self.fused and not self.scaler.is_enabled()
 
     @property
     def learning_rate(self) -> float:
@@ -60,15 +81,22 @@ class WeightUpdate:
         """Add the gradients of a loss, scaled up where fp16 needs it."""
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
-    def apply(self, sums: Sums, totals: Tensor, batches: Sequence[Batch], *, step: int, total_steps: int) -> None:
+    def apply(self, totals: Tensor, batches: Sequence[Batch], *, step: int, total_steps: int) -> Tensor:
         """Update the weights, unless loss or gradients are not finite.
 
-        Notes in `sums` the step's `totals` (loss, nll) and the gradient norm, all read from the device at once.
+        `totals` are the step's loss and nll; returns them and the gradient norm, (3,), where they are: for `check`.
         """
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.model.parameters())
-        sums.loss, sums.nll, sums.grad_norm = torch.cat((totals, norm.to(totals.dtype).unsqueeze(0))).tolist()
-        self._check_finite(sums, batches, step)
+        numbers = torch.cat((totals, norm.to(totals.dtype).unsqueeze(0)))
+        overflow = False
+        if self.reads_late:
+            self._failed = torch.maximum(self._failed, (~numbers.isfinite()).any().float())
+            self.optimizer.found_inf = self._failed  # type: ignore[attr-defined]
+        else:
+            numbers = numbers.cpu()
+            self.check(StepNumbers(*numbers.tolist()), batches, step)
+            overflow = not math.isfinite(numbers[2])
         if self.schedule:
             factor = self.schedule(step, total_steps)
             for group, rate in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
@@ -77,10 +105,31 @@ class WeightUpdate:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if not math.isfinite(sums.grad_norm):
-            sums.grad_norm = 0.0  # an fp16 overflow, which the scaler has just answered by a lower scale
+        if overflow:
+            numbers[2] = 0.0  # of fp16, which the scaler has just answered by a lower scale
         elif self.average:
             self.average.update(self.model, step)
+        return numbers
+
+    def check(self, numbers: StepNumbers, batches: Sequence[Batch], step: int) -> None:
+        """Raise when loss or gradients were not finite, but for gradients in fp16, which a lower scale cures."""
+        if math.isfinite(numbers.loss) and math.isfinite(numbers.grad_norm):
+            return
+        if self.scaler.is_enabled() and math.isfinite(numbers.loss):
+            if self.scaler.get_scale() > MIN_LOSS_SCALE:
+                return
+            raise NonFiniteError(
+                f"fp16 gradients overflow at step {step} even at loss scale {self.scaler.get_scale():g}",
+                fix="set training.mixed_precision to bf16 or false",
+            )
+        self._failed = torch.zeros_like(self._failed)
+        pairs = sorted({int(i) for batch in batches for i in batch.pair_ids.flatten().tolist() if i >= 0})
+        shown = ", ".join(map(str, pairs[:8])) + (" ..." if len(pairs) > 8 else "")
+        raise NonFiniteError(
+            f"loss {numbers.loss} and gradient norm {numbers.grad_norm} at step {step}, on pairs {shown}; "
+            "the weights were not updated",
+            fix="lower training.learning_rate and begin another run",
+        )
 
     def check_weights(self, step: int) -> None:
         """Raise when an update has made a weight infinite: such weights are not worth saving."""
@@ -95,28 +144,10 @@ class WeightUpdate:
         """Shorten the gradients to `max_grad_norm`; a fused optimizer does it while it reads them."""
         if not self.max_grad_norm:
             return
-        if self.scaler.is_enabled() or not getattr(self.optimizer, "_step_supports_amp_scaling", False):
+        if self.scaler.is_enabled() or not self.fused:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.max_grad_norm, norm)
         else:
             self.optimizer.grad_scale = (norm / self.max_grad_norm).clamp(min=1.0).float()  # type: ignore[attr-defined]
-
-    def _check_finite(self, sums: Sums, batches: Sequence[Batch], step: int) -> None:
-        if math.isfinite(sums.loss) and math.isfinite(sums.grad_norm):
-            return
-        if self.scaler.is_enabled() and math.isfinite(sums.loss):
-            if self.scaler.get_scale() > MIN_LOSS_SCALE:
-                return
-            raise NonFiniteError(
-                f"fp16 gradients overflow at step {step} even at loss scale {self.scaler.get_scale():g}",
-                fix="set training.mixed_precision to bf16 or false",
-            )
-        pairs = sorted({int(i) for batch in batches for i in batch.pair_ids.flatten().tolist() if i >= 0})
-        shown = ", ".join(map(str, pairs[:8])) + (" ..." if len(pairs) > 8 else "")
-        raise NonFiniteError(
-            f"loss {sums.loss} and gradient norm {sums.grad_norm} at step {step}, on pairs {shown}; "
-            "the weights were not updated",
-            fix="lower training.learning_rate and begin another run",
-        )
 
 
 def _scaler(model: OptimizedTransformer, precision: Precision) -> torch.amp.GradScaler:

@@ -157,14 +157,14 @@ class TestTensorBoard:
     def test_after_a_resume_no_step_is_there_twice(self, tmp_path: Path) -> None:
         logging = LoggingConfig(log_every=1)
         first = tiny_trainer(tmp_path, settings={"max_steps": 4, "save_every": 2}, logging=logging)
-        step = first.train_step
+        step = first.begin_step
 
-        def train_step(batches: Any, *, total_steps: int) -> Any:
+        def begin_step(batches: Any, *, total_steps: int) -> Any:
             if first.state.step == 3:
                 raise KeyboardInterrupt
             return step(batches, total_steps=total_steps)
 
-        first.train_step = train_step  # type: ignore[method-assign]
+        first.begin_step = begin_step  # type: ignore[method-assign]
         with pytest.raises(KeyboardInterrupt):
             first.train()
         again = tiny_trainer(tmp_path, settings={"max_steps": 4}, logging=logging)

@@ -74,27 +74,27 @@ def resumed(trainer: OptimizedTrainer) -> OptimizedTrainer:
 
 def crashing(trainer: OptimizedTrainer, *, after: int) -> OptimizedTrainer:
     """The trainer, to be killed when it has made so many steps."""
-    step, left = trainer.train_step, iter(range(after))
+    step, left = trainer.begin_step, iter(range(after))
 
-    def train_step(batches: list[Batch], *, total_steps: int) -> Any:
+    def begin_step(batches: list[Batch], *, total_steps: int) -> Any:
         if next(left, None) is None:
             raise Crash
         return step(batches, total_steps=total_steps)
 
-    trainer.train_step = train_step  # type: ignore[method-assign]
+    trainer.begin_step = begin_step  # type: ignore[method-assign]
     return trainer
 
 
 def signalled(trainer: OptimizedTrainer, *, at: int, number: int = signal.SIGTERM) -> OptimizedTrainer:
     """The trainer, to which a signal comes while it makes a step."""
-    step = trainer.train_step
+    step = trainer.begin_step
 
-    def train_step(batches: list[Batch], *, total_steps: int) -> Any:
+    def begin_step(batches: list[Batch], *, total_steps: int) -> Any:
         if trainer.state.step + 1 == at:
             os.kill(os.getpid(), number)
         return step(batches, total_steps=total_steps)
 
-    trainer.train_step = train_step  # type: ignore[method-assign]
+    trainer.begin_step = begin_step  # type: ignore[method-assign]
     return trainer
 
 

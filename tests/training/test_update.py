@@ -74,7 +74,7 @@ class TestAccumulation:
         before = weights(trainer.model)
         for batch in batches:
             trainer.update.backward(trainer_loss(trainer, batch) / batch.num_tgt_tokens / len(batches))
-        trainer.update.apply(Sums(), torch.zeros(2, dtype=torch.float64), batches, step=1, total_steps=10)
+        trainer.update.apply(torch.zeros(2, dtype=torch.float64), batches, step=1, total_steps=10)
         wrong = before - weights(trainer.model)
         assert (gradient - wrong).norm() > 0.01 * gradient.norm()
 
@@ -221,14 +221,14 @@ class TestNonFinite:
 
     def test_nothing_of_it_is_saved(self, tmp_path: Any) -> None:
         trainer = tiny_trainer(tmp_path, settings={"save_every": 1})
-        step = trainer.train_step
+        step = trainer.begin_step
 
         def spoiled(batches: list[Batch], *, total_steps: int) -> Sums:
             if trainer.state.step == 3:
                 poison_weight(trainer.model, float("nan"))
             return step(batches, total_steps=total_steps)
 
-        trainer.train_step = spoiled  # type: ignore[method-assign]
+        trainer.begin_step = spoiled  # type: ignore[method-assign]
         with pytest.raises(NonFiniteError, match="at step 4"):
             trainer.train()
         again = tiny_trainer(tmp_path)
@@ -238,14 +238,14 @@ class TestNonFinite:
 
     def test_weights_that_an_update_made_infinite_are_not_saved(self, tmp_path: Any) -> None:
         trainer = tiny_trainer(tmp_path, settings={"save_every": 1})
-        step = trainer.train_step
+        step = trainer.begin_step
 
         def overflowing(batches: list[Batch], *, total_steps: int) -> Sums:
             sums = step(batches, total_steps=total_steps)
             poison_weight(trainer.model, float("inf"))
             return sums
 
-        trainer.train_step = overflowing  # type: ignore[method-assign]
+        trainer.begin_step = overflowing  # type: ignore[method-assign]
         with pytest.raises(NonFiniteError, match=r"the update of step 1 left numbers in \S+ that are not finite"):
             trainer.train()
         assert not list((tmp_path / "checkpoints").glob("*"))
