@@ -82,7 +82,7 @@ def test_steps_of_all_sides_hold_together(written):
 
 def test_counts_and_profile_hold_together(written):
     counts = written["parts"]["counts"]["found"]
-    assert counts["recompilations_per_step"] == 0 and counts["synchronisations_per_step"] is None
+    assert counts["recompilations_per_step"] == 0 and counts["synchronisations_per_step"] == 0
     profile = written["parts"]["profile"]["found"]
     taken = [kernel["ms"] for kernel in profile["kernels"]]
     assert taken == sorted(taken, reverse=True) and len(taken) == 30
@@ -283,11 +283,29 @@ def test_waits_are_counted_by_place_in_the_package(monkeypatch):
     monkeypatch.setattr("pytorch_dl.training.update.gradient_norm", norm)
     trainer, waits = tiny_trainer(), Counter[str]()
     batch = rows_of(4, 3)
-    with step_costs.synchronisations(waits, on_gpu=False):
+    with step_costs.synchronisations(waits):
         for _ in range(2):
             trainer.train_step([batch], total_steps=10)
     ((place, number),) = waits.items()
     assert number == 2 and place.startswith("pytorch_dl/training/update.py:") and "gradient_norm" in place
+
+
+def test_reads_are_counted_by_place_in_the_package(monkeypatch):
+    def norm(parameters: Any) -> Tensor:
+        first = next(iter(parameters)).detach()
+        float(first.sum())
+        first[first > 0].sum()
+        return torch.tensor(1.0)
+
+    monkeypatch.setattr("pytorch_dl.training.update.gradient_norm", norm)
+    model = tiny_model()
+    trainer = tiny_trainer(model=model, optimizer=torch.optim.AdamW(model.parameters(), fused=True))
+    batch, reads = rows_of(4, 3), Counter[str]()
+    with step_costs.host_reads(reads, model):
+        reading = trainer.begin_step([batch], total_steps=10)
+    ((place, number),) = reads.items()
+    assert number == 2 and place.startswith("pytorch_dl/training/update.py:") and "gradient_norm" in place
+    assert reading.read().grad_norm == 1.0
 
 
 def test_the_costs_of_a_trace():

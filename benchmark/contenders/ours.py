@@ -11,6 +11,7 @@ from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.generation.search import greedy
+from pytorch_dl.training.step import Reading
 from pytorch_dl.training.trainer import OptimizedTrainer, create_trainer
 from pytorch_dl.translator import build_model
 
@@ -27,12 +28,20 @@ class Ours:
         self.trainer, self.model, self.optimizer = trainer, trainer.model, trainer.update.optimizer
         if config.system.compile is True:
             self.model.train().compile_layers()
+        self._last: Reading | None = None
         self.what = described(config, trainer.state.precision, packed=packed)
 
     def step(self, batch: Batch) -> float:
-        """One step of training; returns the loss of a target token."""
-        sums = self.trainer.train_step([batch], total_steps=TOTAL_STEPS)
+        """One step of training; returns the loss of a target token: on a GPU, of the step before, as training does."""
+        begun = self.begin_step(batch)
+        read = self._last if self._last and self.trainer.update.reads_late else begun
+        self._last = begun
+        sums = read.read()
         return sums.loss / sums.tgt_tokens
+
+    def begin_step(self, batch: Batch) -> Reading:
+        """One step of training, without waiting for it."""
+        return self.trainer.begin_step([batch], total_steps=TOTAL_STEPS)
 
 
 class OursOnText(Ours):

@@ -10,54 +10,71 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from benchmark.contenders.ours import Ours
 from benchmark.gpu_parts.scale import Bench, Found
 from benchmark.gpu_parts.steps import COMPILED, EAGER, Entry, batches_of, side_of
 from benchmark.measuring.compilation import each_shape_compiled
 from benchmark.measuring.device_time import synchronize
 from benchmark.measuring.machine import ROOT
 from pytorch_dl.dataset.batching import Batch
+from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from pytorch_dl.training import update
 
 WARMUP_STEPS = 6  # past the second shape and the second epoch of the batches
 COUNTED_STEPS = 4
 COSTLIEST = 30
 ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")  # categories of a trace's events
 ON_CPU = ("cpu_op",)
+aten = torch.ops.aten
+READS = {aten._local_scalar_dense, aten.nonzero, aten.is_nonzero, aten.masked_select, aten.equal, aten._unique2}
+INDEXED = {aten.index, aten.index_put_, aten._index_put_impl_}
 
 
 @contextmanager
-def warm_side(bench: Bench) -> Iterator[tuple[Callable[[Batch], float], list[Batch]]]:
-    """The step of our trainer, compiled where that can be, and its batches, after the warm-up."""
+def warm_side(bench: Bench) -> Iterator[tuple[Ours, list[Batch]]]:
+    """Our trainer, compiled where that can be, and its batches, after the warm-up."""
     preset = next(iter(bench.scale.presets))
     entry = Entry(preset, COMPILED if bench.compiled else EAGER, bench.scale.counted_tokens)
     with ExitStack() as stack:
         if entry.compiled:
             stack.enter_context(each_shape_compiled())
         side, rows = side_of(entry, bench), batches_of(entry, bench)
+        assert isinstance(side, Ours)
         for index in range(WARMUP_STEPS):
             side.step(rows[index % len(rows)])
         synchronize()
-        yield side.step, [rows[index % len(rows)] for index in range(COUNTED_STEPS)]
+        yield side, [rows[index % len(rows)] for index in range(COUNTED_STEPS)]
 
 
 def counts(bench: Bench, found: Found) -> None:
-    """How often a step, once warm, is compiled anew and makes the host wait for the GPU, and where."""
-    with warm_side(bench) as (step, rows):
+    """How often a step, once warm, is compiled anew and makes the host wait for the device, and where.
+
+    On a CPU, which is not waited for, what is counted is what would wait for a GPU: reading a tensor, with the layers
+    as they are written; compiled ones read nothing, or they would fall into parts, which the compiler counts.
+    """
+    with warm_side(bench) as (side, rows):
         before, waits = compiler_counts(), Counter[str]()
-        with synchronisations(waits, on_gpu=bench.on_gpu):
-            for batch in rows:
-                step(batch)
+        for batch in rows:
+            side.step(batch)
         after = compiler_counts()
+        with synchronisations(waits) if bench.on_gpu else host_reads(waits, side.model):
+            begun = [side.begin_step(batch) for batch in rows]
+        for reading in begun:
+            reading.read()
     changed = {name: after[name] - before[name] for name in after if after[name] != before[name]}
     found |= {
         "steps": len(rows),
         "compiled": bench.compiled,
         "recompilations_per_step": changed.get("stats.unique_graphs", 0) / len(rows),
         "compiler_counters_that_moved": changed,
-        "synchronisations_per_step": sum(waits.values()) / len(rows) if bench.on_gpu else None,
+        "synchronisations_per_step": sum(waits.values()) / len(rows),
         "synchronisations_by_place": {place: number / len(rows) for place, number in waits.most_common()},
     }
     bench.say(f"  {found}")
@@ -71,7 +88,7 @@ def compiler_counts() -> Counter[str]:
 
 
 @contextmanager
-def synchronisations(waits: Counter[str], *, on_gpu: bool) -> Iterator[None]:
+def synchronisations(waits: Counter[str]) -> Iterator[None]:
     """Count by place in this project the warnings of waiting for the GPU."""
 
     def note(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -81,13 +98,31 @@ def synchronisations(waits: Counter[str], *, on_gpu: bool) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = note
-        if on_gpu:
+        if torch.cuda.is_available():
             torch.cuda.set_sync_debug_mode("warn")
         try:
             yield
         finally:
-            if on_gpu:
+            if torch.cuda.is_available():
                 torch.cuda.set_sync_debug_mode("default")
+
+
+@contextmanager
+def host_reads(reads: Counter[str], model: OptimizedTransformer) -> Iterator[None]:
+    """Count by place in this project the calls that need a tensor's numbers, while a CPU is trained on as a GPU is."""
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            # An index that is a mask reads how many of its numbers are true.
+            masked = any(part.dtype == torch.bool for part in tree_leaves(args[1:2]) if torch.is_tensor(part))
+            if func.overloadpacket in READS or (func.overloadpacket in INDEXED and masked):
+                reads[innermost_place()] += 1
+            return func(*args, **(kwargs or {}))
+
+    model.forget_compiled()
+    late = mock.patch.object(update, "LATE_DEVICES", (*update.LATE_DEVICES, "cpu"))
+    with late, Watch():
+        yield
 
 
 def innermost_place() -> str:
@@ -101,14 +136,14 @@ def innermost_place() -> str:
 
 def costs(bench: Bench, found: Found) -> None:
     """The costliest kernels of a step, and how much of it the GPU is idle."""
-    with warm_side(bench) as (step, rows):
+    with warm_side(bench) as (side, rows):
         start = time.perf_counter()
         for batch in rows:
-            step(batch)
+            side.step(batch)
         synchronize()
         found["step_ms"] = 1000 * (time.perf_counter() - start) / len(rows)
         found["steps"], found["compiled"] = len(rows), bench.compiled
-        events = traced(step, rows, bench)
+        events = traced(side.step, rows, bench)
     found |= cost_table(events, steps=len(rows))
     if bench.on_gpu:
         found["idle_without_profiler"] = 1 - found["busy_ms"] / found["step_ms"]

@@ -21,11 +21,14 @@ def mix(x: Tensor) -> Tensor:
 
 
 def mix_number(*numbers: int) -> int:
-    """Hash Python integers to one signed 64-bit number."""
+    """Hash Python integers to one signed 64-bit number, without a tensor: `mix` in Python."""
     state = 0
     for number in numbers:
-        state = int(mix(torch.tensor(_signed(state + number + _GOLDEN))).item())
-    return state
+        state = (state + number + _GOLDEN) % 2**64
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) % 2**64
+        state ^= state >> 31
+    return _signed(state)
 
 
 def token_keys(base: int, pair_ids: Tensor, positions: Tensor) -> Tensor:

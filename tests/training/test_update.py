@@ -1,6 +1,7 @@
 """One update: accumulation, clipping, the schedule, and what happens when numbers are not finite."""
 
 import copy
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from tiny import tiny_loader, tiny_model, tiny_trainer
 
+from pytorch_dl.config.model_config import LoggingConfig
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.errors import NonFiniteError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
@@ -257,6 +259,84 @@ class TestNonFinite:
         with pytest.raises(NonFiniteError, match="validation loss nan at step 0"):
             trainer.validate()
         assert trainer.model.training
+
+
+class TestReadLate:
+    """What is read a step late, as on a GPU."""
+
+    @pytest.fixture(autouse=True)
+    def late(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "LATE_DEVICES", ("cpu",))
+
+    def trainer(self, folder: Any = None, **settings: Any) -> OptimizedTrainer:
+        model = tiny_model()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+        logging = LoggingConfig(log_every=3, tensorboard=False)
+        return tiny_trainer(folder, model=model, optimizer=optimizer, logging=logging, settings=settings)
+
+    def test_changes_neither_weights_nor_metrics(self, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        settings = {"max_steps": 8, "save_every": 5, "eval_every": 4, "ema_decay": 0.9}
+        late = self.trainer(tmp_path / "late", **settings)
+        assert late.update.reads_late
+        late.train()
+        monkeypatch.setattr(module, "LATE_DEVICES", ())
+        at_once = self.trainer(tmp_path / "at_once", **settings)
+        assert not at_once.update.reads_late
+        at_once.train()
+        assert torch.equal(weights(late.model), weights(at_once.model))
+        metrics = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("late", "at_once")]
+        assert metrics[0] == metrics[1]
+        assert [json.loads(line)["step"] for line in metrics[0].splitlines() if '"train"' in line] == [3, 6]
+
+    def test_the_next_step_is_begun_before_the_last_is_read(self) -> None:
+        trainer, waiting = self.trainer(max_steps=4, num_epochs=4), []
+        begin = trainer.begin_step
+
+        def begin_step(batches: list[Batch], *, total_steps: int) -> Any:
+            waiting.append(len(trainer._unread))
+            return begin(batches, total_steps=total_steps)
+
+        trainer.begin_step = begin_step  # type: ignore[method-assign]
+        trainer.train()
+        assert max(waiting) == 1
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_what_is_not_finite_never_reaches_the_weights(self, value: float) -> None:
+        trainer = self.trainer()
+        batches = list(trainer.train_dataloader)
+        trainer.train_step(batches, total_steps=10)
+        before, states = weights(trainer.model), copy.deepcopy(list(trainer.update.optimizer.state.values()))
+        hook = trainer.model.encoder_norm.weight.register_hook(lambda gradient: gradient * value)
+        spoiled = trainer.begin_step(batches, total_steps=10)
+        hook.remove()
+        after = trainer.begin_step(batches, total_steps=10)
+        with pytest.raises(NonFiniteError, match=r"gradient norm (nan|inf) at step 2, on pairs 0, .*were not updated"):
+            spoiled.read()
+        assert torch.equal(weights(trainer.model), before)
+        for old, new in zip(states, trainer.update.optimizer.state.values(), strict=True):
+            assert all(torch.equal(old[key], new[key]) for key in old)
+        assert after.read().steps == 1
+        trainer.train_step(batches, total_steps=10)
+        assert not torch.equal(weights(trainer.model), before), "a veto holds until it is told"
+
+    def test_nothing_of_it_is_saved(self, tmp_path: Any) -> None:
+        trainer = self.trainer(tmp_path, save_every=1, max_steps=6)
+        begin = trainer.begin_step
+
+        def spoiled(batches: list[Batch], *, total_steps: int) -> Any:
+            if trainer.state.step == 3:
+                poison_gradient(trainer.model, float("nan"))
+            return begin(batches, total_steps=total_steps)
+
+        trainer.begin_step = spoiled  # type: ignore[method-assign]
+        with pytest.raises(NonFiniteError, match="at step 4"):
+            trainer.train()
+        again = self.trainer(tmp_path)
+        assert again.resume()
+        assert again.state.step == 3
+
+    def test_not_where_an_optimizer_cannot_skip_a_step_itself(self) -> None:
+        assert not tiny_trainer().update.reads_late
 
 
 class TestHalfPrecision:
