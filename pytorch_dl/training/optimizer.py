@@ -1,6 +1,7 @@
 """The optimizer, with weight decay on matrices only."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,6 +36,15 @@ class WeightAverage:
         decay = min(self.decay, (1 + step) / (10 + step))
         average = [self.weights[name] for name, _ in model.named_parameters()]
         torch._foreach_lerp_(average, list(model.parameters()), 1 - decay)
+
+    @contextmanager
+    def in_use(self, model: nn.Module) -> Iterator[None]:
+        """Meanwhile the model has the average's weights."""
+        self.swap(model)
+        try:
+            yield
+        finally:
+            self.swap(model)
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:

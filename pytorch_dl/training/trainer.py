@@ -7,6 +7,7 @@ a config. Order, dropout and schedule are functions of the `TrainState`, so resu
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.accumulation import Group, groups, steps_per_epoch
 from pytorch_dl.training.best_weights import use_average_if_better, use_best
 from pytorch_dl.training.checkpointer import Checkpointer
-from pytorch_dl.training.compilation import Compile, compile_layers, compiles
+from pytorch_dl.training.compilation import Compile, compiles
 from pytorch_dl.training.ending import end_reason, seconds_left
 from pytorch_dl.training.loaders import is_exact
 from pytorch_dl.training.objective import check_vocabulary
@@ -114,7 +115,15 @@ class OptimizedTrainer:
         self._leave_best()
         self._unread.clear()
         self.model.train()
-        self._compile(total_steps * size)
+        self.state.compiled = compiles(
+            self.compile if not self.state.step else self.state.compiled,  # kept: other kernels give other bits
+            self.model,
+            self.train_dataloader,
+            steps=total_steps * size,
+            time_limit=self.settings.time_limit,
+            precision=self.state.precision,
+            say=self.reporter.say,
+        )
         with self.reporter.open(self.state), self._stop:
             try:
                 if total_steps < FEW_STEPS and not self.state.step:
@@ -158,9 +167,7 @@ class OptimizedTrainer:
     def validate(self) -> tuple[dict[str, float], Sequence[Sample]]:
         """What `validation.validate` finds; while training, of the moving average of the weights where there is one."""
         average = None if self._has_best else self.update.average
-        if average:
-            average.swap(self.model)
-        try:
+        with average.in_use(self.model) if average else nullcontext():
             return validate(
                 self.model,
                 self.val_dataloader,
@@ -169,9 +176,6 @@ class OptimizedTrainer:
                 precision=self.state.precision,
                 poll=self._stop.poll,
             )
-        finally:
-            if average:
-                average.swap(self.model)
 
     def resume(self) -> bool:
         """Go on from the newest whole checkpoint; False when there is none."""
@@ -275,17 +279,6 @@ class OptimizedTrainer:
                 validate=lambda: self.validate()[0][self.settings.early_stopping_metric],
                 say=self.reporter.say,
             )
-
-    def _compile(self, batches: int) -> None:
-        """Compile the layers where that pays: decided before the first step, and kept in the state."""
-        model, loader, precision, say = self.model, self.train_dataloader, self.state.precision, self.reporter.say
-        if not self.state.step:
-            limit = self.settings.time_limit
-            self.state.compiled = compiles(
-                self.compile, model, loader, steps=batches, time_limit=limit, precision=precision, say=say
-            )
-        elif self.state.compiled:
-            compile_layers(model, loader, precision=precision, say=say)
 
     def _leave_best(self) -> None:
         """Undo `_use_best`: training goes on from the last weights."""
