@@ -8,7 +8,9 @@ from pathlib import Path
 # Of glibc's malloc.h: from how many bytes on an allocation is a mapping of its own, and how many free bytes stay.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_MAPPING = (1 << 30, 1 << 25)  # glibc before 2.35 takes no more than 32 MiB
-HEAP_BLOCKS = (900 << 20, 900 << 20)  # each below the largest mapping, together below what is trimmed
+NEVER = -1  # to give back the heap's end, however much of it is free
+HEAP_BLOCKS = (900 << 20, 900 << 20)  # each below the largest mapping
+LARGE_PAGE = 4 << 20  # bytes; elsewhere they may be of 512 MiB
 
 
 def fix_kernels() -> None:
@@ -36,12 +38,25 @@ def keep_freed_memory() -> bool:
     """
     if os.name != "posix" or (mallopt := getattr(libc := ctypes.CDLL(None), "mallopt", None)) is None:
         return False
-    kept = any(mallopt(M_MMAP_THRESHOLD, size) for size in LARGEST_MAPPING) and bool(
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    )
-    if kept:
+    kept = any(mallopt(M_MMAP_THRESHOLD, size) for size in LARGEST_MAPPING) and bool(mallopt(M_TRIM_THRESHOLD, NEVER))
+    if kept and _large_pages_are_cheap():
         _use_large_pages(libc)
     return kept
+
+
+def _large_pages_are_cheap() -> bool:
+    """Whether this system has them, of a few megabytes each, and does not count memory that nobody has touched."""
+    size, overcommit = (
+        Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"),
+        Path("/proc/sys/vm/overcommit_memory"),
+    )
+    if not (size.exists() and overcommit.exists() and hasattr(mmap, "MADV_HUGEPAGE")):
+        return False
+    import resource
+
+    limits = {resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)}
+    no_limit = limits == {resource.RLIM_INFINITY} and overcommit.read_text().strip() != "2"
+    return no_limit and int(size.read_text()) <= LARGE_PAGE
 
 
 def _use_large_pages(libc: ctypes.CDLL) -> None:
@@ -53,7 +68,7 @@ def _use_large_pages(libc: ctypes.CDLL) -> None:
     blocks = [libc.malloc(size) for size in HEAP_BLOCKS]
     end = libc.sbrk(0)  # where it was, if another malloc or another place serves such blocks
     for block in reversed(blocks):
-        libc.free(block)  # they stay the heap's, being fewer bytes than it trims
+        libc.free(block)  # they stay the heap's
     first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-    if end > first and hasattr(mmap, "MADV_HUGEPAGE"):
+    if end > first:
         libc.madvise(first, end - first, mmap.MADV_HUGEPAGE)

@@ -295,6 +295,8 @@ def test_reads_are_counted_by_place_in_the_package(monkeypatch):
         first = next(iter(parameters)).detach()
         float(first.sum())
         first[first > 0].sum()
+        first.cpu(), first.to("cpu"), first.tolist(), first.numpy()
+        first.to("cpu", non_blocking=True)
         return torch.tensor(1.0)
 
     monkeypatch.setattr("pytorch_dl.training.update.gradient_norm", norm)
@@ -304,7 +306,7 @@ def test_reads_are_counted_by_place_in_the_package(monkeypatch):
     with step_costs.host_reads(reads, model):
         reading = trainer.begin_step([batch], total_steps=10)
     ((place, number),) = reads.items()
-    assert number == 2 and place.startswith("pytorch_dl/training/update.py:") and "gradient_norm" in place
+    assert number == 6 and place.startswith("pytorch_dl/training/update.py:") and "gradient_norm" in place
     assert reading.read().grad_norm == 1.0
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -34,6 +35,7 @@ ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")  # categories of a trace's event
 ON_CPU = ("cpu_op",)
 aten = torch.ops.aten
 READS = {aten._local_scalar_dense, aten.nonzero, aten.is_nonzero, aten.masked_select, aten.equal, aten._unique2}
+METHODS = {torch.Tensor.cpu, torch.Tensor.tolist, torch.Tensor.numpy}  # which need no operation on a CPU
 INDEXED = {aten.index, aten.index_put_, aten._index_put_impl_}
 
 
@@ -119,9 +121,16 @@ def host_reads(reads: Counter[str], model: OptimizedTransformer) -> Iterator[Non
                 reads[innermost_place()] += 1
             return func(*args, **(kwargs or {}))
 
+    class WatchMethods(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            copied = func is torch.Tensor.to and "cpu" in args and not (kwargs or {}).get("non_blocking")
+            if copied or func in METHODS:
+                reads[innermost_place()] += 1
+            return func(*args, **(kwargs or {}))
+
     model.forget_compiled()
     late = mock.patch.object(update, "LATE_DEVICES", (*update.LATE_DEVICES, "cpu"))
-    with late, Watch():
+    with late, Watch(), WatchMethods():
         yield
 
 

@@ -78,11 +78,14 @@ class _Stock:
         self.left: dict[tuple[int, int], list[int]] = {}
         for pair, lengths in enumerate(self.lengths):
             self.left.setdefault(lengths, []).append(pair)
-        self.size = np.add.outer(np.arange(src.max() + 1), np.arange(tgt.max() + 1))
-        self.present = np.zeros(self.size.shape, dtype=bool)
-        self.present[src, tgt] = True
-        self.widths = widths
-        self._count()
+        size = np.add.outer(np.arange(src.max() + 1), np.arange(tgt.max() + 1))
+        present = np.zeros(size.shape, dtype=bool)
+        present[src, tgt] = True
+        first = 2 * int(size[-1, -1])  # more than any first pair's own size
+        self.alone = np.where(present, (first + 1) * size, ABSENT)  # how much a pair fills, by its lengths
+        self.single = np.zeros((widths.src + 1, widths.tgt + 1), dtype=np.int64)  # the same for a second pair
+        self.single[: size.shape[0], : size.shape[1]] = first * size * present
+        self.fill = _running_max(self.single)  # the best second pair, by the room that is left
 
     def next_random(self) -> int | None:
         """A pair of the next lengths in the given order of which one is left."""
@@ -93,28 +96,37 @@ class _Stock:
 
     def best_fit(self, free: Widths) -> int | None:
         """The longer of the two pairs that together leave the least room, or the one where a second does not fit."""
-        if self.stale:
-            self._count()
-        src, tgt = (min(room + 1, side) for room, side in zip(free, self.size.shape, strict=True))
+        src, tgt = (min(room + 1, side) for room, side in zip(free, self.alone.shape, strict=True))
         beside = self.fill[free.src - src + 1 : free.src + 1, free.tgt - tgt + 1 : free.tgt + 1][::-1, ::-1]
         total = self.alone[:src, :tgt] + beside
         best = divmod(int(total.argmax()), tgt)
         return self._take(best) if total[best] > 0 else None
-
-    def _count(self) -> None:
-        """How much a pair fills: `alone`, by its lengths; `fill`, the best single one, by the room that is left."""
-        first = 2 * int(self.size[-1, -1])  # more than any first pair's own size
-        room = np.zeros((self.widths.src + 1, self.widths.tgt + 1), dtype=np.int64)
-        room[: self.size.shape[0], : self.size.shape[1]] = self.size * self.present
-        self.fill = first * np.maximum.accumulate(np.maximum.accumulate(room, axis=0), axis=1)
-        self.alone = np.where(self.present, (first + 1) * self.size, ABSENT)
-        self.stale = False
 
     def _take(self, lengths: tuple[int, int]) -> int:
         pairs = self.left[lengths]
         pair = pairs.pop()
         if not pairs:
             del self.left[lengths]
-            self.present[lengths] = False
-            self.stale = True
+            self._forget(*lengths)
         return pair
+
+    def _forget(self, src: int, tgt: int) -> None:
+        """Of these lengths none is left: what they were the best for is looked up anew, and no more than that."""
+        worth, self.single[src, tgt], self.alone[src, tgt] = self.single[src, tgt], 0, ABSENT
+        rows = int(np.searchsorted(self.fill[src:, tgt], worth, side="right"))
+        columns = int(np.searchsorted(self.fill[src, tgt:], worth, side="right"))
+        if not rows:
+            return
+        part = slice(src, src + rows), slice(tgt, tgt + columns)
+        best = self.single[part].copy()
+        if src:
+            best[0] = np.maximum(best[0], self.fill[src - 1, part[1]])
+        if tgt:
+            best[:, 0] = np.maximum(best[:, 0], self.fill[part[0], tgt - 1])
+        self.fill[part] = _running_max(best)
+
+
+def _running_max(table: Ints) -> Ints:
+    """The largest number above and left of each place, itself included."""
+    found: Ints = np.maximum.accumulate(np.maximum.accumulate(table, axis=0), axis=1)
+    return found

@@ -30,6 +30,8 @@ def linear_cross_entropy(
 
     With label smoothing, the target is 1 - eps on the label plus eps / V on every token, as in torch.
     """
+    if not torch.is_grad_enabled():  # which a Function is not told
+        hidden, weight = hidden.detach(), weight.detach()
     rows = hidden.flatten(0, -2), weight, labels.flatten()
     return Loss(*_LinearCrossEntropy.apply(*rows, ignored, label_smoothing))  # type: ignore[no-untyped-call]
 

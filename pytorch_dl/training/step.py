@@ -63,6 +63,7 @@ def begin_step(
             loss = batch_loss(model, on_device, label_smoothing=label_smoothing, keys=keys)
         update.backward(loss.smoothed / tokens)
         totals += torch.stack((loss.smoothed.detach(), loss.nll))
-    on_host = update.apply(totals, batches, step=step, total_steps=total_steps).to("cpu", non_blocking=True)
-    copied = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+    numbers = update.apply(totals, batches, step=step, total_steps=total_steps)
+    on_host = numbers.to("cpu", non_blocking=True)
+    copied = torch.cuda.current_stream(device).record_event() if numbers.is_cuda else None
     return Reading(update, step, batches, on_host, copied)

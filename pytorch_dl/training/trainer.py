@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from pytorch_dl.config.model_config import Config, LoggingConfig, TrainingConfig
+from pytorch_dl.config.model_config import Config, LoggingConfig, OptimizerConfig, TrainingConfig
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.errors import ConfigError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
@@ -81,7 +81,7 @@ class OptimizedTrainer:
         self.state = TrainState(precision=choose_precision(self.settings.mixed_precision, self.device))
         self.update = WeightUpdate(
             model,
-            optimizer or torch.optim.AdamW(model.parameters(), lr=self.settings.learning_rate),
+            optimizer or make_optimizer(model, OptimizerConfig(), learning_rate=self.settings.learning_rate),
             settings=self.settings,
             schedule=schedule,
             precision=self.state.precision,
@@ -114,6 +114,7 @@ class OptimizedTrainer:
             ckpt.refuse_existing(self.checkpoint_dir)
         self._leave_best()
         self._unread.clear()
+        self.update.forget_failure()
         self.model.train()
         self.state.compiled = compiles(
             self.compile if not self.state.step else self.state.compiled,  # kept: other kernels give other bits
@@ -204,7 +205,8 @@ class OptimizedTrainer:
         self._unread.append(self.begin_step(group.batches, total_steps=total_steps))
         state = self.state
         state.batch += len(group.batches)
-        due = group.ends_epoch or self.reporter.is_due(state)
+        saves = (self.settings.save_every, self.settings.eval_every)
+        due = group.ends_epoch or self.reporter.is_due(state) or any(n and state.step % n == 0 for n in saves)
         sums = self._read(late=0 if due or not self.update.reads_late else 1)
         state.seconds += time.monotonic() - started
         ending = f"{duration(seconds_left(state, self.settings, total_steps))} left"

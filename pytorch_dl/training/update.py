@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,6 +53,8 @@ class WeightUpdate:
         self.scaler = _scaler(model, precision)
         self.fused = bool(getattr(optimizer, "_step_supports_amp_scaling", False))  # takes a scale and a veto
         self._failed = torch.zeros((), device=next(model.parameters()).device)  # 1 from the first veto on
+        if self.fused:
+            _begin_momentum(optimizer)
 
     @property
     def reads_late(self) -> bool:
@@ -67,6 +69,7 @@ class WeightUpdate:
     def restore(self, checkpoint: Path, state: TrainState) -> None:
         """Go on from the optimizer, moving average and loss scale of a checkpoint."""
         where = str(checkpoint)
+        self.forget_failure()
         ckpt.load_optimizer(self.model, self.optimizer, checkpoint / ckpt.OPTIMIZER)
         if self.average:
             ckpt.load_tensors(self.average.weights, ckpt.read_tensors(checkpoint / ckpt.AVERAGE), where=where)
@@ -91,8 +94,8 @@ class WeightUpdate:
         numbers = torch.cat((totals, norm.to(totals.dtype).unsqueeze(0)))
         overflow = False
         if self.reads_late:
-            self._failed = torch.maximum(self._failed, (~numbers.isfinite()).any().float())
-            self.optimizer.found_inf = self._failed  # type: ignore[attr-defined]
+            before, self._failed = self._failed, torch.maximum(self._failed, (~numbers.isfinite()).any().float())
+            numbers = numbers.where(before == 0, torch.nan)  # a step that is skipped has no numbers
         else:
             numbers = numbers.cpu()
             self.check(StepNumbers(*numbers.tolist()), batches, step)
@@ -101,8 +104,7 @@ class WeightUpdate:
             factor = self.schedule(step, total_steps)
             for group, rate in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
                 group["lr"] = rate * factor
-        self._clip(norm)
-        self.scaler.step(self.optimizer)
+        self._step(norm)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if overflow:
@@ -122,7 +124,7 @@ class WeightUpdate:
                 f"fp16 gradients overflow at step {step} even at loss scale {self.scaler.get_scale():g}",
                 fix="set training.mixed_precision to bf16 or false",
             )
-        self._failed = torch.zeros_like(self._failed)
+        self.forget_failure()
         pairs = sorted({int(i) for batch in batches for i in batch.pair_ids.flatten().tolist() if i >= 0})
         shown = ", ".join(map(str, pairs[:8])) + (" ..." if len(pairs) > 8 else "")
         raise NonFiniteError(
@@ -140,14 +142,33 @@ class WeightUpdate:
                     fix="lower training.learning_rate and begin another run",
                 )
 
-    def _clip(self, norm: Tensor) -> None:
-        """Shorten the gradients to `max_grad_norm`; a fused optimizer does it while it reads them."""
-        if not self.max_grad_norm:
-            return
+    def forget_failure(self) -> None:
+        """Let updates reach the weights again."""
+        self._failed = torch.zeros_like(self._failed)
+
+    def _step(self, norm: Tensor) -> None:
+        """Let the optimizer step on gradients shortened to `max_grad_norm`; a fused one does it while it reads them."""
         if self.scaler.is_enabled() or not self.fused:
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.max_grad_norm, norm)
-        else:
-            self.optimizer.grad_scale = (norm / self.max_grad_norm).clamp(min=1.0).float()  # type: ignore[attr-defined]
+            if self.max_grad_norm:
+                torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.max_grad_norm, norm)
+            self.scaler.step(self.optimizer)
+            return
+        optimizer: Any = self.optimizer
+        if self.max_grad_norm:
+            optimizer.grad_scale = (norm / self.max_grad_norm).clamp(min=1.0).float()
+        if self.reads_late:
+            optimizer.found_inf = self._failed
+        try:
+            optimizer.step()
+        finally:
+            optimizer.grad_scale = optimizer.found_inf = None  # they were of this step
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give SGD the momentum that it begins with: it makes none for a first step that is vetoed, but reads it later."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group.get("momentum") else ():
+            optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
 
 
 def _scaler(model: OptimizedTransformer, precision: Precision) -> torch.amp.GradScaler:

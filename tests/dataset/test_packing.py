@@ -1,5 +1,7 @@
 """Packing: rows that hold each pair once, within their widths and nearly full."""
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -100,3 +102,21 @@ def test_widths_hold_the_longest_pair_within_the_budget(pairs: list[tuple[int, i
     widths = Widths.fitting(src, tgt, max_tokens)
     assert src.max() <= widths.src <= max_tokens
     assert tgt.max() <= widths.tgt <= max_tokens
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=60),
+    st.randoms(use_true_random=False),
+)
+def test_what_is_left_is_known_after_each_pair(pairs: list[tuple[int, int]], draw: Random) -> None:
+    """The tables that are mended are those that would be made anew."""
+    src, tgt = np.array(pairs).T
+    stock = packing._Stock(src, tgt, Widths(14, 13))
+    while stock.left:
+        stock._take(draw.choice(list(stock.left)))
+        single = np.zeros_like(stock.single)
+        for lengths in stock.left:
+            single[lengths] = 2 * (src.max() + tgt.max()) * sum(lengths)
+        assert np.array_equal(stock.fill, np.maximum.accumulate(np.maximum.accumulate(single, 0), 1))
+        present = {tuple(map(int, place)) for place in np.argwhere(stock.alone > 0)}
+        assert present == set(stock.left)

@@ -160,3 +160,13 @@ def test_without_gradients_none_are_computed() -> None:
         loss = linear_cross_entropy(hidden, weight, labels, ignored=IGNORED)
     assert not loss.smoothed.requires_grad
     assert loss.smoothed == loss.nll > 0
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_where_none_are_wanted_no_gradient_is_multiplied_out(grad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, trained = module._forward_chunks, []
+    monkeypatch.setattr(module, "_forward_chunks", lambda *args: (trained.append(args[-1]), forward(*args))[1])
+    weight = torch.nn.Parameter(torch.randn(5, 4))
+    with torch.set_grad_enabled(grad):
+        module.linear_cross_entropy(torch.randn(3, 4), weight, torch.tensor([1, 2, 3]), ignored=-100)
+    assert trained == [grad]

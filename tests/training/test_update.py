@@ -261,6 +261,37 @@ class TestNonFinite:
         assert trainer.model.training
 
 
+class TestFusedOptimizer:
+    """What it is told of a step, and what it keeps."""
+
+    def test_forgets_the_scale_of_the_step(self) -> None:
+        model = tiny_model()
+        optimizer: Any = torch.optim.AdamW(model.parameters(), fused=True)
+        one_step(tiny_trainer(model=model, optimizer=optimizer, settings={"max_grad_norm": 0.01}))
+        assert optimizer.grad_scale is None and optimizer.found_inf is None
+
+    @pytest.mark.parametrize("precision", ["fp16", False], ids=["fp16", "read late"])
+    def test_a_first_step_that_is_vetoed_leaves_no_momentum(
+        self, precision: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "LATE_DEVICES", ("cpu",))
+        model = tiny_model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, fused=True)
+        trainer = tiny_trainer(
+            model=model, optimizer=optimizer, settings={"mixed_precision": precision, "max_grad_norm": None}
+        )
+        hook = model.encoder_norm.weight.register_hook(lambda gradient: gradient * torch.inf)
+        reading = trainer.begin_step(list(trainer.train_dataloader), total_steps=10)
+        hook.remove()
+        if not precision:
+            with pytest.raises(NonFiniteError):
+                reading.read()
+        assert all(not optimizer.state[p]["momentum_buffer"].any() for p in model.parameters())
+        before = weights(model)
+        sums = trainer.train_step(list(trainer.train_dataloader), total_steps=10)
+        assert (weights(model) - before).norm().item() == pytest.approx(sums.grad_norm, rel=1e-3)
+
+
 class TestReadLate:
     """What is read a step late, as on a GPU."""
 
@@ -315,7 +346,8 @@ class TestReadLate:
         assert torch.equal(weights(trainer.model), before)
         for old, new in zip(states, trainer.update.optimizer.state.values(), strict=True):
             assert all(torch.equal(old[key], new[key]) for key in old)
-        assert after.read().steps == 1
+        with pytest.raises(NonFiniteError, match="loss nan and gradient norm nan at step 3"):
+            after.read()  # it was skipped as well
         trainer.train_step(batches, total_steps=10)
         assert not torch.equal(weights(trainer.model), before), "a veto holds until it is told"
 
@@ -335,8 +367,30 @@ class TestReadLate:
         assert again.resume()
         assert again.state.step == 3
 
+    def test_a_failure_that_nobody_read_is_forgotten_by_a_resume(self, tmp_path: Any) -> None:
+        trainer = self.trainer(tmp_path, save_every=2, max_steps=2)
+        trainer.train()
+        hook = trainer.model.encoder_norm.weight.register_hook(lambda gradient: gradient * torch.nan)
+        trainer.begin_step(list(trainer.train_dataloader), total_steps=10)
+        hook.remove()
+        assert trainer.resume()
+        before = weights(trainer.model)
+        assert trainer.train_step(list(trainer.train_dataloader), total_steps=10).steps == 1
+        assert not torch.equal(weights(trainer.model), before)
+
+    def test_what_waits_is_read_before_it_is_saved(self, tmp_path: Any) -> None:
+        """So that speed and time of a training that saves often count all steps."""
+        trainer, told = self.trainer(tmp_path, save_every=1, max_steps=5), []
+        tell = trainer.reporter.step
+        trainer.reporter.step = lambda state, sums, **rest: (told.append(sums.steps), tell(state, sums, **rest))
+        trainer.train()
+        assert sum(told) == 5
+
     def test_not_where_an_optimizer_cannot_skip_a_step_itself(self) -> None:
-        assert not tiny_trainer().update.reads_late
+        model = tiny_model()
+        optimizer = torch.optim.AdamW(model.parameters(), fused=False)
+        assert not tiny_trainer(model=model, optimizer=optimizer).update.reads_late
+        assert tiny_trainer().update.reads_late, "our own can"
 
 
 class TestHalfPrecision:
