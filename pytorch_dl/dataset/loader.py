@@ -3,6 +3,8 @@
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from threading import Thread
 
 import torch
 
@@ -30,6 +32,7 @@ class BatchLoader:
         self.workers, self.prefetch = workers, prefetch
         self.pin_memory = pin_memory and torch.cuda.is_available()
         self._plan: tuple[int, Plan] | None = None
+        self._next_plan: tuple[int, Future[Plan]] | None = None
 
     def __len__(self) -> int:
         """Batches of the first epoch; later ones differ by a few."""
@@ -46,7 +49,8 @@ class BatchLoader:
     def plan(self, epoch: int) -> Plan:
         """The plan of an epoch; the last one asked for is kept."""
         if self._plan is None or self._plan[0] != epoch:
-            self._plan = epoch, self.planner.plan(epoch)
+            begun = self._next_plan if self._next_plan and self._next_plan[0] == epoch else None
+            self._plan, self._next_plan = (epoch, begun[1].result() if begun else self.planner.plan(epoch)), None
         return self._plan[1]
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -57,12 +61,30 @@ class BatchLoader:
             return
         ahead: deque[Future[Batch]] = deque()
         with ThreadPoolExecutor(self.workers, thread_name_prefix="batches") as pool:
-            for index in range(start, len(plan)):
-                ahead.append(pool.submit(self._batch, plan, index))
-                if len(ahead) > self.workers * self.prefetch:
-                    yield ahead.popleft().result()
-            while ahead:
+            self._begin_plan(epoch + 1)
+            wanted = iter(range(start, len(plan)))
+            most = self.workers * self.prefetch
+            while True:
+                if len(ahead) <= most // 2:  # several at once: each waking of a thread costs as much as half a batch
+                    ahead += [pool.submit(self._batch, plan, index) for index in islice(wanted, most + 1 - len(ahead))]
+                if not ahead:
+                    return
                 yield ahead.popleft().result()
+
+    def _begin_plan(self, epoch: int) -> None:
+        """Make a plan meanwhile, in a thread that nothing waits for when training ends earlier."""
+        if self._next_plan and self._next_plan[0] == epoch:
+            return
+        future: Future[Plan] = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(self.planner.plan(epoch))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._next_plan = epoch, future
+        Thread(target=work, name="plan", daemon=True).start()
 
     def _batch(self, plan: Plan, index: int) -> Batch:
         batch = collate(plan, index, self.src, self.tgt, self.special)

@@ -86,6 +86,7 @@ class _Stock:
         self.single = np.zeros((widths.src + 1, widths.tgt + 1), dtype=np.int64)  # the same for a second pair
         self.single[: size.shape[0], : size.shape[1]] = first * size * present
         self.fill = _running_max(self.single)  # the best second pair, by the room that is left
+        self.found: dict[Widths, tuple[int, int] | None] = {}  # best fits, until some lengths are used up
 
     def next_random(self) -> int | None:
         """A pair of the next lengths in the given order of which one is left."""
@@ -96,11 +97,17 @@ class _Stock:
 
     def best_fit(self, free: Widths) -> int | None:
         """The longer of the two pairs that together leave the least room, or the one where a second does not fit."""
-        src, tgt = (min(room + 1, side) for room, side in zip(free, self.alone.shape, strict=True))
+        if free not in self.found:
+            self.found[free] = self._best(free)
+        best = self.found[free]
+        return self._take(best) if best else None
+
+    def _best(self, free: Widths) -> tuple[int, int] | None:
+        src, tgt = min(free.src + 1, self.alone.shape[0]), min(free.tgt + 1, self.alone.shape[1])
         beside = self.fill[free.src - src + 1 : free.src + 1, free.tgt - tgt + 1 : free.tgt + 1][::-1, ::-1]
         total = self.alone[:src, :tgt] + beside
         best = divmod(int(total.argmax()), tgt)
-        return self._take(best) if total[best] > 0 else None
+        return best if total[best] > 0 else None
 
     def _take(self, lengths: tuple[int, int]) -> int:
         pairs = self.left[lengths]
@@ -112,6 +119,7 @@ class _Stock:
 
     def _forget(self, src: int, tgt: int) -> None:
         """Of these lengths none is left: what they were the best for is looked up anew, and no more than that."""
+        self.found = {}
         worth, self.single[src, tgt], self.alone[src, tgt] = self.single[src, tgt], 0, ABSENT
         rows = int(np.searchsorted(self.fill[src:, tgt], worth, side="right"))
         columns = int(np.searchsorted(self.fill[src, tgt:], worth, side="right"))

@@ -8,6 +8,8 @@ from tiny import tiny_loader
 
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.dataset.loader import BatchLoader
+from pytorch_dl.dataset.planning import Plan, Planner
+from pytorch_dl.errors import DataError
 
 
 def equal(first: Batch, second: Batch) -> bool:
@@ -83,3 +85,34 @@ def test_pinning_without_a_gpu_does_nothing() -> None:
     )
     assert pinned.pin_memory == torch.cuda.is_available()
     assert equal(next(iter(pinned)), next(iter(made)))
+
+
+def test_the_next_epoch_is_planned_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[tuple[int, str]] = []
+    real = Planner.plan
+
+    def plan(planner: Planner, epoch: int) -> Plan:
+        planned.append((epoch, threading.current_thread().name))
+        return real(planner, epoch)
+
+    monkeypatch.setattr(Planner, "plan", plan)
+    made, straight = loader(1), loader()
+    for epoch in range(3):
+        assert all(map(equal, made.batches(epoch), straight.batches(epoch)))
+    mine = [place for place in planned if place[1] == "plan"]
+    assert [epoch for epoch, _ in mine] == [1, 2, 3]
+    assert [epoch for epoch, name in planned if name != "plan"] == [0, 0, 1, 2]
+
+
+def test_a_plan_that_fails_in_the_thread_arrives_when_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, real = loader(1), Planner.plan
+
+    def plan(planner: Planner, epoch: int) -> Plan:
+        if epoch == 1:
+            raise DataError("no pair is drawn")
+        return real(planner, epoch)
+
+    monkeypatch.setattr(Planner, "plan", plan)
+    assert len(list(made.batches(0))) == len(made)
+    with pytest.raises(DataError, match="no pair is drawn"):
+        next(made.batches(1))
