@@ -20,7 +20,7 @@ class Wait:
     first_plan_s: float  # which finds the shape of all batches as well
     first_batch_s: float  # from the start, tokenizer and token store included
     batches: float  # of an epoch
-    plan_s: float  # of an epoch
+    plan_s: float  # that is still to wait for an epoch's plan when the epoch before is gone through
     wait_s: float  # for a batch, by who does nothing else: the mean over an epoch
 
     @property
