@@ -2,7 +2,7 @@
 
 1. The share of a training step that goes to data, for each preset: the seconds that a loop which does nothing else
    waits for a batch, and for the rest of an epoch's plan, which is made meanwhile, spread over its batches; divided by
-   those of a step of our trainer. From a token store just written (cold), and from one that a second start finds (warm).
+   those of a step of our trainer. From a token store just written (cold), and one that a second start finds (warm).
    The goal: under 1 %. Beside it, what training itself waits for a batch in the median.
 2. Pairs a second from text files to token ids on disk: `DataModule.setup` beside Hugging Face's `datasets`, with the
    same tokenizer and as many threads. The text is repeated, which suits the tokenizer's cache on both sides.
@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure; returns the exit code, which does not depend on whether the goal is met."""
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--data", type=Path, help="folder with train.en and train.de; the bundled dates when left out")
-    found.add_argument("--preset", action="append", choices=PRESETS, help="may come again; nano, tiny and default when left out")
+    found.add_argument(
+        "--preset", action="append", choices=PRESETS, help="may come again; nano, tiny and default when left out"
+    )
     found.add_argument("--steps", type=positive, default=10, help="of training that are timed")
     found.add_argument("--longest-step", type=float, default=20.0, help="in seconds: leave a preset out beyond it")
     found.add_argument("--no-compile", action="store_true")
