@@ -69,6 +69,9 @@ def quality() -> list[str]:
     """The rows of the second table."""
     multi30k, fast, full = result("multi30k"), result("time_to_quality"), result("efficiency")
     preparation, kills = result("preparation"), result("kill_test")
+    speed = result("data_speed")
+    data = speed["preparation"]
+    waits = {row["preset"]: f"{row['while_training_percent']:.2f} %" for row in speed["presets"]}
     races = [result(name) for name in SIZES]
     mine = [next(trainer for trainer in race["trainers"] if trainer["name"] == "ours") for race in races]
     shares = [f"{trainer['of_matrix_rate']:.0%}" for trainer in mine]
@@ -92,6 +95,10 @@ def quality() -> list[str]:
         f"random batches of 64: {full['random, 64 pairs']['efficiency']:.1%}; "
         f"bucketed: {full['bucketed']['efficiency']:.1%}; packed: {full['packed']['efficiency']:.1%} | "
         "`python benchmark/efficiency.py --data multi30k` |",
+        f"| a training step's wait for its batch, {', '.join(waits)} | {', '.join(waits.values())} of the step | "
+        "`python benchmark/data_speed.py --data multi30k` |",
+        f"| text tokenized and written, × Hugging Face's datasets with the same tokenizer | {data['ratio']:.1f} | "
+        "the same |",
         f"| memory of preparing {preparation['pairs']:,} pairs and training on them, above the imports | "
         f"{preparation['above_imports_mb']:,.0f} MiB | `python benchmark/preparation.py` |",
         f"| a run killed {survived} times with `kill -9`, {kills['kills_in_a_save']} of them while saving | weights, "
