@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measured(ladder: list[Rung], *, repeats: int, steps: int) -> list[dict[str, Any]]:
-    """Speed of all rungs by turns, the memory of a step, and the loss of the last repeat."""
+    """Speed of all rungs by turns, the memory of a step of as many batches, and the loss of the last repeat."""
     speeds: dict[str, list[float]] = {rung.name: [] for rung in ladder}
     losses: dict[str, float] = {}
     warmup: dict[str, float] = {}
@@ -77,8 +78,7 @@ def measured(ladder: list[Rung], *, repeats: int, steps: int) -> list[dict[str, 
         say(f"repeat {repeat + 1} of {repeats}")
     rows = []
     for rung in ladder:
-        batch = next(rung.batches)
-        peak = peak_bytes(rung.model, rung.optimizer, lambda rung=rung, batch=batch: rung.step(batch))  # type: ignore[misc]
+        peaks = [peak_bytes(rung.model, rung.optimizer, partial(rung.step, next(rung.batches))) for _ in range(repeats)]
         rows.append(
             {
                 "name": rung.name,
@@ -86,8 +86,8 @@ def measured(ladder: list[Rung], *, repeats: int, steps: int) -> list[dict[str, 
                 "parameters": rung.model.num_parameters(),
                 "tokens_per_s": speeds[rung.name],
                 "warmup_s": warmup[rung.name],
-                "activations_mb": peak.activations / 1e6,
-                "total_mb": peak.total / 1e6,
+                "activations_mb": statistics.median(peak.activations for peak in peaks) / 1e6,
+                "total_mb": statistics.median(peak.total for peak in peaks) / 1e6,
                 "loss_of_last_repeat": losses[rung.name],
             }
         )
