@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pytorch_dl import options as o
 from pytorch_dl.errors import ConfigError, Interrupted
 from pytorch_dl.failures import told
 from pytorch_dl.process import fix_kernels
@@ -30,39 +31,21 @@ app = typer.Typer(
 config_app = typer.Typer(help="Show configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
-Src = Annotated[
-    str | None, typer.Option(help="Source text; or a TSV, CSV, JSONL or Parquet file, or hf://ID, with both sides.")
-]
-Tgt = Annotated[str | None, typer.Option(help="Target text, line by line beside the source.")]
-ValSrc = Annotated[str | None, typer.Option(help="Validation source, given as --src is.")]
-ValTgt = Annotated[str | None, typer.Option(help="Validation target.")]
-TestSrc = Annotated[str | None, typer.Option(help="Test source, scored at the end.")]
-TestTgt = Annotated[str | None, typer.Option(help="Test target.")]
-Split = Annotated[str | None, typer.Option(metavar="N", help="Hold N pairs out of the training text for validation.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML or JSON file with settings.")]
-Preset = Annotated[str | None, typer.Option(help="Template to start from; `pytorch-dl config show` lists them.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="section.key=value", help="Settings, over file and template.")
-]
-Out = Annotated[Path | None, typer.Option(help="Run folder; runs/DATE-TIME when left out.")]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, the --out of a run.")]
-Beam = Annotated[int, typer.Option(min=1, help="Beams; 1 is greedy search.")]
-
 
 @app.command()
 def run(
-    overrides: Overrides = None,
-    src: Src = None,
-    tgt: Tgt = None,
-    val_src: ValSrc = None,
-    val_tgt: ValTgt = None,
-    test_src: TestSrc = None,
-    test_tgt: TestTgt = None,
-    split: Split = None,
-    config: ConfigFile = None,
-    preset: Preset = None,
-    out: Out = None,
-    beam: Beam = 5,
+    overrides: o.Overrides = None,
+    src: o.Src = None,
+    tgt: o.Tgt = None,
+    val_src: o.ValSrc = None,
+    val_tgt: o.ValTgt = None,
+    test_src: o.TestSrc = None,
+    test_tgt: o.TestTgt = None,
+    split: o.Split = None,
+    config: o.ConfigFile = None,
+    preset: o.Preset = None,
+    out: o.Out = None,
+    beam: o.Beam = 5,
 ) -> None:
     """Everything from raw text to an evaluated model: check, tokenizer, training, evaluation, report."""
     paths = {
@@ -85,8 +68,8 @@ def run(
 @app.command("train")
 def train_command(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML or JSON file with settings.")],
-    overrides: Overrides = None,
-    out: Out = None,
+    overrides: o.Overrides = None,
+    out: o.Out = None,
 ) -> None:
     """Train by a configuration file, without the check before and the evaluation after."""
     settings = _settings(config, None, overrides, {})
@@ -98,7 +81,7 @@ def train_command(
 
 
 @app.command()
-def resume(run_folder: Run) -> None:
+def resume(run_folder: o.Run) -> None:
     """Go on with a run that was stopped or killed; it needs nothing but the folder."""
     from pytorch_dl.run import finish
     from pytorch_dl.training.progress import Progress
@@ -109,14 +92,14 @@ def resume(run_folder: Run) -> None:
 
 @app.command()
 def check(
-    overrides: Overrides = None,
-    src: Src = None,
-    tgt: Tgt = None,
-    val_src: ValSrc = None,
-    val_tgt: ValTgt = None,
-    test_src: TestSrc = None,
-    test_tgt: TestTgt = None,
-    config: ConfigFile = None,
+    overrides: o.Overrides = None,
+    src: o.Src = None,
+    tgt: o.Tgt = None,
+    val_src: o.ValSrc = None,
+    val_tgt: o.ValTgt = None,
+    test_src: o.TestSrc = None,
+    test_tgt: o.TestTgt = None,
+    config: o.ConfigFile = None,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Look at texts before training on them: counts, faults with their places, overlaps, oddities."""
@@ -136,33 +119,83 @@ def check(
 
 @app.command()
 def translate(
-    run_folder: Run,
-    file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="Text to translate, one line each; stdin when left out.")
-    ] = None,
-    text: Annotated[
-        list[str] | None, typer.Option("--text", "-t", help="A line to translate; may be repeated.")
-    ] = None,
-    beam: Beam = 5,
-    nbest: Annotated[int, typer.Option(min=1, help="Translations of each line, with scores.")] = 1,
-    length_penalty: Annotated[float, typer.Option(help="Exponent of the length in the score.")] = 1.0,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each line.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    run_folder: o.Run,
+    file: o.File = None,
+    text: o.Text = None,
+    out: o.TranslationOut = None,
+    resume: o.Resume = False,
+    jsonl: o.Jsonl = False,
+    json: o.Json = False,
+    beam: o.Beam = 5,
+    nbest: o.NBest = 1,
+    length_penalty: o.LengthPenalty = 1.0,
+    length_norm: o.LengthNorm = "power",
+    early_stopping: o.EarlyStopping = "likely",
+    max_ratio: o.MaxRatio = 3.0,
+    max_offset: o.MaxOffset = 20,
+    min_length: o.MinLength = 0,
+    no_repeat: o.NoRepeat = 0,
+    groups: o.Groups = 1,
+    diversity: o.Diversity = 0.5,
+    sample: o.Sample = False,
+    temperature: o.Temperature = 1.0,
+    top_k: o.TopK = 0,
+    top_p: o.TopP = 1.0,
+    min_p: o.MinP = 0.0,
+    seed: o.Seed = 1,
+    prefix: o.Prefix = "",
+    ban: o.Ban = None,
+    require: o.Require = None,
+    device: o.Device = "auto",
+    precision: o.Precision = "fp32",
 ) -> None:
     """Translate lines: N in, N out, in order."""
-    from pytorch_dl.commands import translate_lines
+    from pytorch_dl.generation.constraints import Constraints
+    from pytorch_dl.generation.settings import SearchSettings
+    from pytorch_dl.translating import Form, translate_lines
 
+    settings = SearchSettings(
+        beam_size=beam if sample else max(beam, nbest),
+        n_best=nbest,
+        length_penalty=length_penalty,
+        length_norm=length_norm,
+        early_stopping=early_stopping,
+        max_length_ratio=max_ratio,
+        max_length_offset=max_offset,
+        min_length=min_length,
+        no_repeat_ngram=no_repeat,
+        diversity_groups=groups,
+        diversity_penalty=diversity,
+        sampling=sample,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        seed=seed,
+    )
+    constraints = Constraints(prefix, tuple(ban or ()), tuple(require or ()))
+    form = Form(as_json=json, with_scores=nbest > 1)
     translate_lines(
-        run_folder, file, text, beam=beam, nbest=nbest, length_penalty=length_penalty, as_json=json, device=device
+        run_folder,
+        file,
+        text,
+        settings,
+        constraints,
+        form,
+        jsonl=jsonl,
+        out=out,
+        resume=resume,
+        device=device,
+        precision=precision,
     )
 
 
 @app.command()
 def evaluate(
-    run_folder: Run,
+    run_folder: o.Run,
     src: Annotated[str, typer.Option(help="Source text, or one file with both sides.")],
     ref: Annotated[str | None, typer.Option(help="Reference translations.")] = None,
-    beam: Beam = 5,
+    beam: o.Beam = 5,
     length_penalty: Annotated[float, typer.Option(help="Exponent of the length in the score.")] = 1.0,
     save: Annotated[Path | None, typer.Option(help="File for the translations.")] = None,
 ) -> None:

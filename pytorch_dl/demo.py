@@ -6,13 +6,13 @@ import sys
 import time
 from pathlib import Path
 
-from pytorch_dl.commands import converse
 from pytorch_dl.config import Config
 from pytorch_dl.data import dates_file
-from pytorch_dl.generation.generate import SearchSettings
+from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.run import begin, finish
 from pytorch_dl.training.progress import Progress, duration
 from pytorch_dl.training.run_folder import RunFolder
+from pytorch_dl.translating import converse
 from pytorch_dl.translator import load
 
 LINES = (

@@ -39,7 +39,7 @@ def write_file(path: Path, content: bytes | str) -> None:
     A link stays one: the file that it leads to is replaced. A pipe or device is written to.
     """
     content = content.encode() if isinstance(content, str) else content
-    with _disk_errors(path):
+    with disk_errors(path):
         open_already = {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path))
         if open_already or (path.exists() and not path.is_file()):
             sys.stdout.flush()
@@ -73,7 +73,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     An existing `path` is replaced. After an exception or a kill, `path` is as it was before.
     """
     temporary = path.with_name(f"{TEMPORARY}{path.name}.{os.getpid()}")
-    with _disk_errors(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
@@ -165,7 +165,7 @@ def _replace_folder(temporary: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Turn the system's refusal to write into one line that names the file and the way out."""
     try:
         yield

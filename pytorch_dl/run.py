@@ -27,7 +27,7 @@ from pytorch_dl.errors import ConfigError, DataError, Interrupted
 from pytorch_dl.evaluation.metrics import Score, bleu, chrf, exact_match, has_four_grams
 from pytorch_dl.evaluation.report import score, score_lines, write_report
 from pytorch_dl.files import RunLock, new_folder, remove_leftovers, write_file, write_json
-from pytorch_dl.generation.generate import SearchSettings
+from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.prepare import new_tokenizers, prepare
 from pytorch_dl.process import keep_freed_memory

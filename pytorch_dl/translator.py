@@ -1,7 +1,7 @@
 """A trained model in use: `load(run).translate([...])`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,13 @@ from pytorch_dl.dataset.batching import Special, token_ids_of
 from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.dataset.planning import Lengths, Planner
 from pytorch_dl.dataset.text_files import TextPair
-from pytorch_dl.dataset.tokenizer import TokenizerPair
+from pytorch_dl.dataset.tokenizer import Tokenizer, TokenizerPair
 from pytorch_dl.errors import CheckpointError, ConfigError, DataError
 from pytorch_dl.files import damage
-from pytorch_dl.generation.generate import SearchSettings, generate
+from pytorch_dl.generation.constraints import Constraints
+from pytorch_dl.generation.generate import generate
+from pytorch_dl.generation.hypothesis import Hypothesis, Request
+from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.run_folder import RunFolder
@@ -29,12 +32,16 @@ class Translation:
 
     text: str
     score: float
-    """Log-probability, divided by its length to the power of the length penalty."""
+    """Log-probability, divided as `SearchSettings.length_norm` and `length_penalty` say."""
     log_prob: float
     finished: bool
     """False: it reached the length limit before its end."""
     source_cut: bool
     """True: the source was longer than the model reads, and only its beginning was translated."""
+    tokens: list[str]
+    """What the model wrote, its end mark included."""
+    token_log_probs: list[float]
+    """Log-probability of each token."""
 
 
 class Translator:
@@ -54,15 +61,46 @@ class Translator:
         return [best[0].text for best in self.hypotheses(lines, settings)]
 
     def hypotheses(
-        self, lines: Sequence[str], settings: SearchSettings, *, progress: Callable[[int], None] | None = None
+        self,
+        lines: Sequence[str],
+        settings: SearchSettings,
+        *,
+        constraints: Sequence[Constraints] | None = None,
+        first_number: int = 0,
+        progress: Callable[[int], None] | None = None,
     ) -> list[list[Translation]]:
-        """The n best translations of each line with their scores, best first; `progress` counts lines."""
-        src, tgt = self.tokenizers.src, self.tokenizers.tgt
+        """The n best translations of each line with their scores, best first; `progress` counts lines.
+
+        `constraints` are given for each line, if at all. Samples of a line are a function of the seed and of its
+        number, counted from `first_number`.
+        """
+        tgt, wishes = self.tokenizers.tgt, constraints or [Constraints()] * len(lines)
+        sources = [
+            ids if line.strip() else []
+            for line, ids in zip(lines, self.tokenizers.src.encode_batch(lines), strict=True)
+        ]
+        requests = [
+            wish.request(source, tgt, number=number)
+            for number, (wish, source) in enumerate(zip(wishes, sources, strict=True), first_number)
+        ]
+        found = self._generate(requests, settings, progress)
+        while broken := _broken(found, wishes, tgt):
+            for place, run in broken.items():
+                requests[place] = replace(requests[place], banned=(*requests[place].banned, run))
+            again = self._generate([requests[place] for place in broken], settings, None)
+            for place, hypotheses in zip(broken, again, strict=True):
+                found[place] = hypotheses
+        return [[self._translation(hypothesis) for hypothesis in best] for best in found]
+
+    def _generate(
+        self, requests: Sequence[Request], settings: SearchSettings, progress: Callable[[int], None] | None
+    ) -> list[list[Hypothesis]]:
+        tgt = self.tokenizers.tgt
         was_training = self.model.training
         self.model.eval()
         found = generate(
             self.model,
-            [ids if line.strip() else [] for line, ids in zip(lines, src.encode_batch(lines), strict=True)],
+            requests,
             settings,
             pad_id=tgt.pad_id,
             bos_id=tgt.bos_id,
@@ -74,10 +112,21 @@ class Translator:
             progress=progress,
         )
         self.model.train(was_training)
-        texts = iter(tgt.decode_batch([hypothesis.ids for best in found for hypothesis in best]))
-        return [
-            [Translation(next(texts), h.score, h.log_prob, h.finished, h.source_cut) for h in best] for best in found
-        ]
+        return found
+
+    def _translation(self, found: Hypothesis) -> Translation:
+        tgt = self.tokenizers.tgt
+        ids = [*found.ids, *[tgt.eos_id] * found.finished]
+        tokens = [tgt.token(id) for id in ids[: len(found.token_log_probs)]]
+        return Translation(
+            tgt.decode(found.ids),
+            found.score,
+            found.log_prob,
+            found.finished,
+            found.source_cut,
+            tokens,
+            found.token_log_probs,
+        )
 
     def negative_log_likelihood(self, pairs: Sequence[TextPair]) -> tuple[float, int, int]:
         """What the model gives the targets of pairs: the sum over all tokens, in nats, and the number of tokens.
@@ -117,6 +166,18 @@ class Translator:
         nll, num_tokens = validation_nll(self.model, loader, precision="fp32", poll=lambda: None)
         self.model.train(was_training)
         return nll, num_tokens, len(pairs) - len(kept)
+
+
+def _broken(
+    found: Sequence[Sequence[Hypothesis]], wishes: Sequence[Constraints], tokenizer: Tokenizer
+) -> dict[int, tuple[int, ...]]:
+    """Lines with an output that holds a banned text, and the tokens by which it does."""
+    runs = {}
+    for place, (best, wish) in enumerate(zip(found, wishes, strict=True)):
+        broken = (wish.broken(hypothesis.ids, tokenizer) for hypothesis in best) if wish.banned else ()
+        if run := next((run for run in broken if run), None):
+            runs[place] = run
+    return runs
 
 
 def build_model(config: Config, tokenizers: TokenizerPair) -> OptimizedTransformer:

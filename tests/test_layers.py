@@ -2,7 +2,7 @@
 
 Imports point down only, and folders of one layer do not import each other:
 
-    L4  cli failures commands run prepare demo __main__ benchmark examples scripts
+    L4  cli options failures commands translating resumable run prepare demo __main__ benchmark examples scripts
     L3  evaluation experiments export translator
     L2  training generation
     L1  models dataset
@@ -25,7 +25,10 @@ LAYERS = [
     {"models", "dataset"},
     {"training", "generation"},
     {"evaluation", "experiments", "export", "translator"},
-    {"cli", "failures", "commands", "run", "prepare", "demo", "__main__", "benchmark", "examples", "scripts"},
+    {
+        *("cli", "options", "failures", "commands", "translating", "resumable", "run", "prepare", "demo", "__main__"),
+        *("benchmark", "examples", "scripts"),
+    },
 ]
 LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}
 TOP = len(LAYERS) - 1

@@ -10,12 +10,11 @@ from pytorch_dl.config import Config
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.dataset.tokenizer import TokenizerPair
-from pytorch_dl.generation.search import greedy
+from pytorch_dl.generation import Request, SearchSettings, generate
 from pytorch_dl.training.step import Reading
 from pytorch_dl.training.trainer import OptimizedTrainer, create_trainer
 from pytorch_dl.translator import build_model
 
-NEVER = -1  # an end that no token is, so that every sentence gets the same number of tokens
 TOTAL_STEPS = 10_000  # for the schedule of the learning rate
 
 
@@ -58,16 +57,23 @@ class OursOnText(Ours):
     def decode(self, src: Tensor, new_tokens: int) -> Tensor:
         """src (B, S) -> the likeliest tokens, one after another, (B, new_tokens)."""
         special = self.special
-        hypotheses = greedy(
-            self.reader,
-            src.to(next(self.reader.parameters()).device),
-            bos_id=special.bos_id,
-            eos_id=NEVER,
-            banned_ids=[special.pad_id, special.bos_id, special.unk_id],
-            max_length=[new_tokens] * src.size(0),
-            length_penalty=0.0,
+        settings = SearchSettings(
+            beam_size=1, max_length_ratio=0, max_length_offset=new_tokens, min_length=new_tokens, length_penalty=0.0
         )
-        return torch.tensor([hypothesis.ids for hypothesis in hypotheses])
+        marks = {special.pad_id, special.eos_id}
+        found = generate(
+            self.reader,
+            [Request([id for id in row if id not in marks]) for row in src.tolist()],
+            settings,
+            pad_id=special.pad_id,
+            bos_id=special.bos_id,
+            eos_id=special.eos_id,
+            banned_ids=[special.unk_id],
+            max_positions=self.reader.max_seq_len,
+            max_tokens_per_batch=src.numel(),
+            device=next(self.reader.parameters()).device,
+        )
+        return torch.tensor([[*best[0].ids, *[special.eos_id] * best[0].finished] for best in found])
 
 
 def described(config: Config, precision: str, *, packed: bool) -> str:

@@ -1,21 +1,25 @@
-"""Greedy and beam search over any model that decodes one token at a time: ids in, ids out.
+"""The search: sentences that are decoded together, one token of each beam at a time, by any strategy.
 
-What comes out for a sentence does not depend on the other sentences of its batch: limits, ties and the end of the
-search are decided sentence by sentence, and a sentence that has ended leaves the batch at once.
-Shapes: B sentences still in the batch, K beams, S source length, V vocabulary, C candidates.
+What comes out for a sentence does not depend on the others: limits, ties and endings are decided sentence by sentence.
+Those that have ended stay as idle rows until a share of the batch has; then they leave, and others may enter.
+Shapes: B sentences in the batch, K beams, S source length, V vocabulary.
 """
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pytorch_dl.errors import NonFiniteError
+from pytorch_dl.generation import rules
+from pytorch_dl.generation.beams import Beams, Bools, Candidates, Ints
+from pytorch_dl.generation.hypothesis import Hypothesis, Request
+from pytorch_dl.generation.settings import SearchSettings
+from pytorch_dl.generation.strategies import strategy_of
 
-_SPARE = 16  # tokens fetched beyond those needed, so that ties at the edge are nearly always all in sight
+IDLE_SHARE = 4  # ended sentences leave when they are one in so many
 
 
 class Cache(Protocol):
@@ -27,6 +31,9 @@ class Cache(Protocol):
     def keep(self, sentences: Tensor) -> None:
         """Drop all but these sentences, given by their present row, in this order; sentences: (B',)."""
 
+    def join(self, other: Any) -> None:
+        """Take in the sentences of another cache of the same model and beams, behind those that are here."""
+
 
 CacheT = TypeVar("CacheT", bound=Cache)
 
@@ -34,8 +41,8 @@ CacheT = TypeVar("CacheT", bound=Cache)
 class StepModel(Protocol[CacheT]):
     """An encoder-decoder that search can drive."""
 
-    def start_decoding(self, src: Tensor, *, max_length: int, beam_size: int = 1) -> CacheT:
-        """Encode src (B, S), padded with the pad id, and make room for `max_length` steps of `beam_size` beams."""
+    def start_decoding(self, src: Tensor, *, beam_size: int = 1) -> CacheT:
+        """Encode src (B, S), padded with the pad id."""
         ...
 
     def decode_step(self, tokens: Tensor, cache: CacheT) -> Tensor:
@@ -43,232 +50,167 @@ class StepModel(Protocol[CacheT]):
         ...
 
 
-@dataclass(frozen=True)
-class Hypothesis:
-    """One output of the search; `finished` is False when the limit came before the end-of-sentence token."""
+class Special(NamedTuple):
+    """Ids with a meaning, and those that never come out."""
 
-    ids: list[int]
-    """Without bos and eos."""
-    score: float
-    """log_prob / length ** length_penalty, where length counts eos."""
-    log_prob: float
-    """Sum of the log-probabilities of all tokens, eos included, in nats."""
-    finished: bool
-    source_cut: bool = False
-    """True when the source was longer than the model can read, so that its end was left out."""
+    pad_id: int
+    bos_id: int
+    eos_id: int
+    banned_ids: frozenset[int]
 
 
-def greedy(
-    model: StepModel[CacheT],
-    src: Tensor,
-    *,
-    bos_id: int,
-    eos_id: int,
-    banned_ids: Iterable[int],
-    max_length: Sequence[int] | Tensor,
-    length_penalty: float,
-) -> list[Hypothesis]:
-    """Take the likeliest token at every step: the same as `beam_search` with one beam, in fewer operations.
+class Entry(NamedTuple):
+    """A sentence as it enters a batch."""
 
-    src (B, S); max_length (B,): the most tokens that each sentence may get, eos included; banned_ids never come out.
-    Raises NonFiniteError when the model's logits are not numbers.
-    """
-    limits, banned = _checked(src, max_length, banned_ids, eos_id)
-    if not limits:
-        return []
-    results: dict[int, Hypothesis] = {}
-    outputs: list[list[int]] = [[] for _ in limits]
-    sentences = list(range(len(limits)))  # the sentence in each row of the shrinking batch
-    cache = model.start_decoding(src, max_length=max(limits), beam_size=1)
-    tokens = src.new_full((len(limits), 1), bos_id)
-    log_probs = torch.zeros(len(limits), 1, device=src.device)
-    length = 0
-    while sentences:
-        length += 1
-        gains, ids = _best_tokens(model.decode_step(tokens, cache), 1, banned, length)  # (B, 1, 1)
-        log_probs, tokens = log_probs + gains[..., 0], ids[..., 0]
-        stay = []
-        for row, (token, log_prob) in enumerate(zip(tokens[:, 0].tolist(), log_probs[:, 0].tolist(), strict=True)):
-            sentence = sentences[row]
-            if token != eos_id:
-                outputs[sentence].append(token)
-            if token == eos_id or length == limits[sentence]:
-                results[sentence] = _hypothesis(outputs[sentence], log_prob, token == eos_id, length_penalty)
-            else:
-                stay.append(row)
-        if len(stay) < len(sentences):
-            sentences = [sentences[row] for row in stay]
-            log_probs, tokens = log_probs[stay], tokens[stay]
-            _keep(cache, stay, src.device)
-    return [results[sentence] for sentence in range(len(limits))]
+    place: int
+    """Where its results belong."""
+    request: Request
+    limit: int
+    """The most tokens that it may get, eos included."""
 
 
-def beam_search(
-    model: StepModel[CacheT],
-    src: Tensor,
-    *,
-    bos_id: int,
-    eos_id: int,
-    banned_ids: Iterable[int],
-    max_length: Sequence[int] | Tensor,
-    beam_size: int,
-    length_penalty: float,
-    n_best: int,
-) -> list[list[Hypothesis]]:
-    """Find the `n_best` highest scores of each sentence, best first, with `beam_size` prefixes alive.
+class Search(Generic[CacheT]):
+    """A batch of sentences, from their entry to their end. To be used without gradients."""
 
-    Each step looks at the 2 K best extensions: those among the first K that end in eos are finished, the K best of the
-    others go on. A sentence ends at its limit, or once it has K finished hypotheses and no live one, scored as if it
-    ended here, beats the best of them. At the limit the live ones count too, unfinished. Ties go to the better beam,
-    then to the better logit, then to the lowest token id. Arguments and errors as for `greedy`.
-    """
-    limits, banned = _checked(src, max_length, banned_ids, eos_id)
-    assert beam_size >= 1 and n_best >= 1, (beam_size, n_best)
-    if not limits:
-        return []
-    found: list[list[Hypothesis]] = [[] for _ in limits]
-    sentences = list(range(len(limits)))
-    cache = model.start_decoding(src, max_length=max(limits), beam_size=beam_size)
-    live = _first_beams(len(limits), beam_size, bos_id)
-    length = 0
-    while sentences:
-        length += 1
-        logits = model.decode_step(live.tokens.to(src.device), cache)
-        candidates = _extensions(live, logits, banned, length)
-        for row, hypothesis in _finished(candidates, beam_size, eos_id, length_penalty):
-            found[sentences[row]].append(hypothesis)
-        live = _best_live(candidates, beam_size, eos_id)
-        stay = []
-        for row, sentence in enumerate(sentences):
-            if length == limits[sentence]:
-                found[sentence] += _unfinished(live, row, length_penalty)
-            elif _may_improve(live, row, found[sentence], length_penalty):
-                stay.append(row)
-        if len(stay) < len(sentences):
-            sentences = [sentences[row] for row in stay]
-            live = _Beams(*(part[stay] for part in live))
-            _keep(cache, stay, src.device)
-        if sentences and not torch.equal(live.parents, torch.arange(beam_size).expand_as(live.parents)):
-            cache.reorder(live.parents.to(src.device))
-    return [sorted(hypotheses, key=lambda h: (-h.score, h.ids))[:n_best] for hypotheses in found]
+    def __init__(
+        self,
+        model: StepModel[CacheT],
+        settings: SearchSettings,
+        special: Special,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        assert special.eos_id not in special.banned_ids, f"eos id {special.eos_id} is banned: nothing could end"
+        self.model, self.settings, self.special, self.device = model, settings, special, torch.device(device)
+        self.cache: CacheT | None = None
+        self.entries: list[Entry] = []  # of each row
+        self.found: list[list[Hypothesis]] = []
+        self.beams = self._first_beams([])
+        self.idle: Bools = np.zeros(0, dtype=np.bool_)
+        self._strategies = {
+            constrained: strategy_of(settings, eos_id=special.eos_id, constrained=constrained)
+            for constrained in (False, True)
+        }
 
+    def __len__(self) -> int:
+        return len(self.entries)
 
-class _Beams(NamedTuple):
-    """Prefixes, best first; on the CPU, so that the bookkeeping costs one transfer a step. K may be C here."""
+    def enter(self, entries: Sequence[Entry]) -> None:
+        """Take in sentences."""
+        assert all(entry.limit >= 1 for entry in entries), [entry.limit for entry in entries]
+        rows = [[*entry.request.source, self.special.eos_id] for entry in entries]
+        width = max(map(len, rows))
+        src = torch.tensor([row + [self.special.pad_id] * (width - len(row)) for row in rows], device=self.device)
+        cache = self.model.start_decoding(src, beam_size=self.settings.beams)  # src: (B, S)
+        if self.cache is None:
+            self.cache = cache
+        else:
+            self.cache.join(cache)
+        self.beams = self.beams.join(self._first_beams([entry.limit for entry in entries]))
+        self.entries += entries
+        self.found += [[] for _ in entries]
+        self.idle = np.concatenate([self.idle, np.zeros(len(entries), dtype=np.bool_)])
 
-    log_probs: Tensor  # (B, K); -inf marks a beam that holds nothing
-    parents: Tensor  # (B, K): the beam of the step before that each goes on from
-    tokens: Tensor  # (B, K): the last token
-    prefixes: Tensor  # (B, K, length): all tokens
+    def step(self) -> list[tuple[Entry, list[Hypothesis]]]:
+        """Write one token of each beam; return the sentences that have ended, with their best hypotheses."""
+        assert self.cache is not None
+        tokens = torch.from_numpy(self.beams.tokens).to(self.device)
+        logits = self.model.decode_step(tokens, self.cache)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        normalizers = logits.logsumexp(dim=-1)  # (B, K)
+        self._refuse_non_finite(normalizers)
+        requests = [entry.request for entry in self.entries]
+        for rule in self._rules(requests):
+            rule(logits, self.beams, requests)
+        strategy = self._strategies[any(request.required for request in requests)]
+        candidates = strategy(logits, normalizers, self.beams, requests)
+        self._note_ended(candidates)
+        parents = np.take_along_axis(candidates.parents, candidates.live, axis=1)
+        self.beams.advance(candidates)
+        done = self._done() & ~self.idle
+        results = [(self.entries[row], self._results(row)) for row in np.flatnonzero(done).tolist()]
+        self.idle |= done
+        self._leave_or_reorder(parents)
+        return results
 
+    def _first_beams(self, limits: Sequence[int]) -> Beams:
+        settings = self.settings
+        return Beams.first(limits, beams=settings.beams, all_alive=settings.sampling, bos_id=self.special.bos_id)
 
-def _first_beams(sentences: int, beam_size: int, bos_id: int) -> _Beams:
-    """One beam that holds the empty prefix, the others nothing."""
-    log_probs = torch.full((sentences, beam_size), -torch.inf)
-    log_probs[:, 0] = 0.0
-    tokens = torch.full((sentences, beam_size), bos_id)
-    return _Beams(log_probs, torch.zeros_like(tokens), tokens, tokens[..., None][..., :0])
+    def _rules(self, requests: Sequence[Request]) -> list[rules.Rule]:
+        """Those that have something to say; what forces a prefix comes last, and is obeyed."""
+        s, eos_id = self.settings, self.special.eos_id
+        asked = [
+            (bool(self.special.banned_ids), rules.never(self.special.banned_ids)),
+            (s.min_length > 1, rules.no_early_end(s.min_length, eos_id)),
+            (s.no_repeat_ngram > 0, rules.no_repeat(s.no_repeat_ngram)),
+            (any(request.banned for request in requests), rules.no_banned_run),
+            (any(request.required for request in requests), rules.no_end_before_required(eos_id)),
+            (any(request.prefix for request in requests), rules.prefix_first),
+        ]
+        return [rule for wanted, rule in asked if wanted]
 
+    def _note_ended(self, candidates: Candidates) -> None:
+        for row, place in np.argwhere(candidates.ended).tolist():
+            if self.idle[row]:
+                continue
+            beam, log_prob = int(candidates.parents[row, place]), float(candidates.totals[row, place])
+            gains = [*self.beams.gains_of(row, beam), float(candidates.gains[row, place])]
+            score = self.settings.score(log_prob, len(gains))
+            self.found[row].append(
+                Hypothesis(self.beams.prefix(row, beam), score, log_prob, True, token_log_probs=gains)
+            )
+            self.beams.found[row] += 1
+            self.beams.best[row] = max(self.beams.best[row], score)
+            candidates.totals[row, place] = -np.inf  # it goes no further
 
-def _extensions(live: _Beams, logits: Tensor, banned: Tensor, length: int) -> _Beams:
-    """The best 2 K extensions of the K live beams by one token; logits (B, K, V)."""
-    sentences, beam_size = live.tokens.shape
-    gains, ids = _best_tokens(logits, 2 * beam_size, banned, length)  # (B, K, n)
-    totals = (live.log_probs.to(gains.device)[..., None] + gains).flatten(1)  # (B, K n)
-    totals, order = totals.sort(dim=1, descending=True, stable=True)
-    totals, order = totals[:, : 2 * beam_size], order[:, : 2 * beam_size]  # (B, C)
-    parents, tokens = order // ids.size(2), ids.flatten(1).gather(1, order)
-    totals, parents, tokens = totals.cpu(), parents.cpu(), tokens.cpu()
-    prefixes = live.prefixes[torch.arange(sentences)[:, None], parents]  # (B, C, length - 1)
-    return _Beams(totals, parents, tokens, torch.cat([prefixes, tokens[..., None]], dim=2))
+    def _done(self) -> Bools:
+        """Which sentences have ended: by their limit, for want of live prefixes, or by the rule of early stopping."""
+        beams, s = self.beams, self.settings
+        alive = beams.totals.max(axis=1, initial=-np.inf)  # (B,)
+        done: Bools = (beams.lengths >= beams.limits) | (alive == -np.inf)
+        if s.sampling:
+            return done
+        lengths = beams.limits if s.early_stopping == "sure" else beams.lengths
+        hopeless = alive / np.array([s.norm(length) for length in lengths]) <= beams.best
+        done |= (beams.found >= s.beam_size) & (hopeless | (s.early_stopping == "first"))
+        return done
 
+    def _results(self, row: int) -> list[Hypothesis]:
+        """The best hypotheses of a sentence that has ended; at its limit the live prefixes count too, unfinished."""
+        found = self.found[row]
+        if self.beams.lengths[row] >= self.beams.limits[row]:
+            for beam in np.flatnonzero(self.beams.totals[row] > -np.inf).tolist():
+                log_prob, gains = float(self.beams.totals[row, beam]), self.beams.gains_of(row, beam)
+                score = self.settings.score(log_prob, len(gains))
+                ids = self.beams.prefix(row, beam)
+                found.append(Hypothesis(ids, score, log_prob, False, token_log_probs=gains))
+        found = found or [Hypothesis([], -np.inf, -np.inf, False)]  # everything was banned
+        required = self.entries[row].request.required
+        lacking = [rules.lacks(hypothesis.ids, required) for hypothesis in found]
+        ranked = sorted(zip(lacking, found, strict=True), key=lambda pair: (pair[0], -pair[1].score, pair[1].ids))
+        return [hypothesis for _, hypothesis in ranked[: self.settings.n_best]]
 
-def _finished(
-    candidates: _Beams, beam_size: int, eos_id: int, length_penalty: float
-) -> Iterator[tuple[int, Hypothesis]]:
-    """Those of the K best candidates that end in eos, each with its row."""
-    ended = (candidates.tokens == eos_id) & (candidates.log_probs > -torch.inf)
-    for row, rank in ended[:, :beam_size].nonzero().tolist():
-        ids = candidates.prefixes[row, rank, :-1].tolist()
-        yield row, _hypothesis(ids, candidates.log_probs[row, rank].item(), True, length_penalty)
+    def _leave_or_reorder(self, parents: Ints) -> None:
+        assert self.cache is not None
+        idle = int(self.idle.sum())
+        if idle == len(self):
+            self.cache = None
+        elif (parents != np.arange(parents.shape[1])).any():
+            self.cache.reorder(torch.from_numpy(parents).to(self.device))
+        if idle * IDLE_SHARE >= len(self) or (self.beams.lengths[self.idle] >= self.beams.limits.max()).any():
+            stay = np.flatnonzero(~self.idle)
+            if self.cache is not None:
+                self.cache.keep(torch.from_numpy(stay).to(self.device))
+            self.beams, self.idle = self.beams.take(stay), self.idle[stay]
+            self.entries = [self.entries[row] for row in stay]
+            self.found = [self.found[row] for row in stay]
 
-
-def _unfinished(live: _Beams, row: int, length_penalty: float) -> list[Hypothesis]:
-    """The live beams of one row, cut off by the limit."""
-    pairs = zip(live.prefixes[row].tolist(), live.log_probs[row].tolist(), strict=True)
-    return [_hypothesis(ids, log_prob, False, length_penalty) for ids, log_prob in pairs if log_prob > -torch.inf]
-
-
-def _best_live(candidates: _Beams, beam_size: int, eos_id: int) -> _Beams:
-    """The K best candidates that do not end in eos: at most one per beam does, so there are always K."""
-    going_on = (candidates.tokens == eos_id).int().argsort(dim=1, stable=True)[:, :beam_size]  # (B, K)
-    rows = torch.arange(len(going_on))[:, None]
-    return _Beams(*(part[rows, going_on] for part in candidates))
-
-
-def _may_improve(live: _Beams, row: int, found: list[Hypothesis], length_penalty: float) -> bool:
-    """Whether the search goes on for a sentence that has not reached its limit."""
-    best = live.log_probs[row, 0].item()
-    _, beam_size, length = live.prefixes.shape
-    if len(found) < beam_size:
-        return best > -torch.inf
-    return _score(best, length, length_penalty) > max(hypothesis.score for hypothesis in found)
-
-
-def _checked(
-    src: Tensor, max_length: Sequence[int] | Tensor, banned_ids: Iterable[int], eos_id: int
-) -> tuple[list[int], Tensor]:
-    """The limits as a list and the banned ids as a tensor beside the source."""
-    limits = [int(limit) for limit in max_length]
-    banned = sorted(set(banned_ids))
-    assert src.dim() == 2 and len(limits) == len(src), (src.shape, len(limits))
-    assert min(limits, default=1) >= 1, f"a limit of {min(limits)} tokens"
-    assert eos_id not in banned, f"eos id {eos_id} is banned: nothing could end"
-    return limits, torch.tensor(banned, dtype=torch.long, device=src.device)
-
-
-def _best_tokens(logits: Tensor, count: int, banned: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and ids of the `count` likeliest tokens that may come out, best first, equal ones by id.
-
-    logits (..., V) -> two of (..., min(count, V)). Banned tokens keep their share of the probability, so that a score
-    is what the model says; where too few others exist they fill up with -inf.
-    """
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    values, ids = _top(logits, count + len(banned))
-    log_probs = values - logits.logsumexp(dim=-1, keepdim=True)
-    if log_probs.isnan().any():
-        raise NonFiniteError(
-            f"the model's logits for output token {length} are not finite numbers",
-            fix="translate from an earlier checkpoint, or retrain with a lower learning rate",
-        )
-    if len(banned):
-        log_probs = log_probs.masked_fill(torch.isin(ids, banned), -torch.inf)
-        log_probs, order = log_probs.sort(dim=-1, descending=True, stable=True)
-        ids = ids.gather(-1, order)
-    return log_probs[..., :count], ids[..., :count]
-
-
-def _top(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Like `torch.topk` along the last dimension, but equal values come in the order of their index."""
-    size = values.size(-1)
-    count = min(count, size)
-    best, index = values.topk(min(count + _SPARE, size), dim=-1)
-    if best.size(-1) < size and (best[..., count - 1] == best[..., -1]).any():  # there may be more ties out of sight
-        best, index = values.sort(dim=-1, descending=True, stable=True)
-        return best[..., :count], index[..., :count]
-    index, order = index.sort(dim=-1)
-    best, order = best.gather(-1, order).sort(dim=-1, descending=True, stable=True)
-    return best[..., :count], index.gather(-1, order)[..., :count]
-
-
-def _hypothesis(ids: list[int], log_prob: float, finished: bool, length_penalty: float) -> Hypothesis:
-    return Hypothesis(ids, _score(log_prob, len(ids) + finished, length_penalty), log_prob, finished)
-
-
-def _score(log_prob: float, length: int, length_penalty: float) -> float:
-    return log_prob / math.pow(length, length_penalty)
-
-
-def _keep(cache: Cache, rows: list[int], device: torch.device) -> None:
-    if rows:
-        cache.keep(torch.tensor(rows, device=device))
+    def _refuse_non_finite(self, normalizers: Tensor) -> None:
+        good = torch.isfinite(normalizers).all(-1).cpu().numpy()  # (B,)
+        if not good.all():
+            length = self.beams.lengths[~good].min() + 1
+            raise NonFiniteError(
+                f"the model's logits for output token {length} are not finite numbers",
+                fix="translate from an earlier checkpoint, or retrain with a lower learning rate",
+            )

@@ -109,11 +109,8 @@ class MultiHeadAttention(nn.Module):
             kv = memory if isinstance(memory, KeyValue) else self.project_memory(memory)
             q = self._split(self.q_proj(x), self.heads.query)  # (B, H, T, D)
             return self._attend(q, kv, bias)
-        if cache is None:
-            return self._attend(*self._project(x, rotation), bias)
-        batch, beams, width = x.shape
-        q, kv = self._project(x.reshape(batch * beams, 1, width), rotation)
-        return self._attend(q, cache.extend(kv), None).view(batch, beams, width)
+        q, kv = self._project(x, rotation)
+        return self._attend(q, kv, bias) if cache is None else self._attend(q, cache.extend(kv), cache.bias)
 
     def project_memory(self, memory: Tensor) -> KeyValue:
         """memory (B, S, d) -> keys and values (B, K, S, D), which decoding keeps."""

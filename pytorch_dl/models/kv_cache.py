@@ -1,13 +1,20 @@
 """What decoding remembers: keys and values of the tokens written so far, and of the source.
 
-Shapes: B sentences, K beams, N = B * K rows, L layers, H key heads, M longest target, S source, D head_dim.
+The tokens that the beams of a sentence write are the nodes of a tree. A node stays in the column where it was written;
+`ancestry` tells which nodes lie on the way to each beam. So beams change places without moving a key, and what beams
+have in common is kept once.
+
+Shapes: B sentences, K beams, L layers, H key heads, N columns, S source, D head_dim.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+_STEPS = 16  # of room, at least, when columns are made
 
 
 class KeyValue(NamedTuple):
@@ -20,40 +27,107 @@ class KeyValue(NamedTuple):
 class LayerCache:
     """The past of one layer's self-attention: a view into the cache of all layers."""
 
-    def __init__(self, past: Tensor, length: int) -> None:
-        self.past, self.length = past, length  # (2, N, H, M, D)
+    def __init__(self, past: Tensor, bias: Tensor, used: int) -> None:
+        self.past, self.used = past, used  # (2, B, H, N, D)
+        self.bias = bias  # (B, 1, K, columns up to the new token's)
 
     def extend(self, new: KeyValue) -> KeyValue:
-        """Store the keys and values (N, H, 1, D) of one token; return those of all tokens so far."""
-        end = self.length + 1
-        self.past[0, :, :, self.length : end] = new.keys
-        self.past[1, :, :, self.length : end] = new.values
+        """Store the keys and values (B, H, K, D) of one token of each beam; return those of all columns so far."""
+        end = self.bias.size(-1)
+        self.past[0, :, :, self.used : end] = new.keys
+        self.past[1, :, :, self.used : end] = new.values
         return KeyValue(self.past[0, :, :, :end], self.past[1, :, :, :end])
 
 
 @dataclass
 class DecoderCache:
-    """The state of a beam search in the model: one object to extend, permute and thin out."""
+    """The state of a search in the model: one object to extend, permute, thin out and join to another."""
 
-    past: Tensor  # (L, 2, N, H, M, D): self-attention keys and values
+    past: Tensor  # (L, 2, B, H, N, D): self-attention keys and values
+    ancestry: Tensor  # (B, 1, K, N): 0 where a beam descends from a node, -inf elsewhere
     memories: list[KeyValue]  # one for each layer, (B, H, S, D): never repeated for the beams
     cross_bias: Tensor  # (B, 1, 1, S)
-    beams: int
-    length: int = 0
+    positions: Tensor  # (B, 1): tokens that each sentence has written
+    used: int = 0  # columns
+    longest: int = 0  # the highest position
+
+    @classmethod
+    def empty(cls, memories: list[KeyValue], cross_bias: Tensor, *, beams: int, heads: int, head_dim: int) -> Self:
+        """Before the first token."""
+        batch = cross_bias.size(0)
+        past = cross_bias.new_empty(len(memories), 2, batch, heads, 0, head_dim)
+        positions = torch.zeros(batch, 1, dtype=torch.long, device=cross_bias.device)
+        return cls(past, cross_bias.new_empty(batch, 1, beams, 0), memories, cross_bias, positions)
+
+    def begin_step(self) -> None:
+        """Give each beam a column for its next token, which it sees and no other beam does."""
+        beams = self.ancestry.size(2)
+        if self.used + beams > self.ancestry.size(-1):
+            self._tidy()
+        itself = torch.full((beams, beams), -torch.inf, dtype=self.ancestry.dtype, device=self.ancestry.device)
+        self.ancestry[..., self.used : self.used + beams] = itself.fill_diagonal_(0)
 
     def layer(self, index: int) -> LayerCache:
-        """The part of the cache that layer `index` reads and writes."""
-        return LayerCache(self.past[index], self.length)
+        """The part of the cache that layer `index` reads and writes in this step."""
+        return LayerCache(self.past[index], self.ancestry[..., : self.used + self.ancestry.size(2)], self.used)
+
+    def end_step(self) -> None:
+        """Count the tokens that were written."""
+        self.used += self.ancestry.size(2)
+        self.longest += 1
+        self.positions = self.positions + 1
 
     def reorder(self, beams: Tensor) -> None:
         """Let beam k of sentence b go on from the former beam beams[b, k]; beams (B, K)."""
-        rows = (torch.arange(beams.size(0), device=beams.device).unsqueeze(1) * self.beams + beams).flatten()
-        written = self.past[..., : self.length, :]
-        written.copy_(written.index_select(2, rows))
+        seen = self.ancestry[:, 0, :, : self.used]  # (B, K, used)
+        seen.copy_(seen.gather(1, beams.unsqueeze(-1).expand_as(seen)))
 
     def keep(self, sentences: Tensor) -> None:
-        """Let only these sentences (B',) stay."""
-        rows = (sentences.unsqueeze(1) * self.beams + torch.arange(self.beams, device=sentences.device)).flatten()
-        self.past = self.past.index_select(2, rows)
-        self.memories = [KeyValue(k.index_select(0, sentences), v.index_select(0, sentences)) for k, v in self.memories]
-        self.cross_bias = self.cross_bias.index_select(0, sentences)
+        """Let only these sentences (B',) stay, and of them only what a beam goes back to."""
+        self.past = self.past[..., : self.used, :].index_select(2, sentences)
+        self.ancestry = self.ancestry[..., : self.used].index_select(0, sentences)
+        self.positions = self.positions.index_select(0, sentences)
+        self.longest = int(self.positions.max()) if self.positions.numel() else 0
+        cross_bias = self.cross_bias.index_select(0, sentences)
+        width = int((cross_bias == 0).sum(-1).max()) if cross_bias.numel() else 0
+        self.cross_bias = cross_bias[..., :width]
+        self.memories = [
+            KeyValue(*(part[:, :, :width].index_select(0, sentences) for part in memory)) for memory in self.memories
+        ]
+        self._tidy()
+
+    def join(self, other: "DecoderCache") -> None:
+        """Take in the sentences of another cache of the same model and beams, behind those that are here."""
+        columns, source = max(self.used, other.used), max(self.cross_bias.size(-1), other.cross_bias.size(-1))
+        both = (self, other)
+        self.past = torch.cat([_padded(one.past[..., : one.used, :], -2, columns) for one in both], dim=2)
+        bias = [_padded(one.ancestry[..., : one.used], -1, columns, -torch.inf) for one in both]
+        cross = [_padded(one.cross_bias, -1, source, -torch.inf) for one in both]
+        self.ancestry, self.cross_bias = torch.cat(bias), torch.cat(cross)
+        self.memories = [
+            KeyValue(
+                *(torch.cat([_padded(part, 2, source) for part in parts]) for parts in zip(mine, new, strict=True))
+            )
+            for mine, new in zip(self.memories, other.memories, strict=True)
+        ]
+        self.positions = torch.cat([self.positions, other.positions])
+        self.used, self.longest = columns, max(self.longest, other.longest)
+
+    def _tidy(self) -> None:
+        """Drop the nodes that no beam descends from, and make columns for the steps to come."""
+        past, ancestry = self.past[..., : self.used, :], self.ancestry[..., : self.used]
+        alive = (ancestry == 0).any(2).squeeze(1)  # (B, used)
+        width = int(alive.sum(-1).max()) if alive.numel() else 0
+        if width < self.used:
+            order = alive.int().argsort(dim=-1, descending=True, stable=True)[:, :width]  # as they were written
+            ancestry = ancestry.gather(3, order[:, None, None].expand(-1, -1, ancestry.size(2), -1))
+            past = past.gather(4, order[:, None, :, None].expand(*past.shape[:4], width, past.size(-1)))
+        room = max(_STEPS * ancestry.size(2), width // 2)
+        self.past, self.ancestry = _padded(past, -2, width + room), _padded(ancestry, -1, width + room, -torch.inf)
+        self.used = width
+
+
+def _padded(x: Tensor, dim: int, size: int, value: float = 0.0) -> Tensor:
+    """x with a dimension grown to a size."""
+    behind = x.dim() - 1 - dim % x.dim()  # dimensions after it
+    return F.pad(x, [0, 0] * behind + [0, size - x.size(dim)], value=value)

@@ -131,34 +131,30 @@ class OptimizedTransformer(nn.Module):
             x = self._run(layer, x, memory, self_bias=self_bias, cross_bias=cross_bias, rotation=rotation, keys=keys)
         return self._run(self.decoder_norm, x)
 
-    def start_decoding(self, src: Tensor, *, max_length: int, beam_size: int = 1) -> DecoderCache:
-        """Padded src (B, S) -> the cache with which `decode_step` writes up to max_length tokens in beam_size beams."""
-        if max_length > self.max_seq_len:
-            raise ValueError(f"max_length ({max_length}) is above max_seq_len ({self.max_seq_len})")
+    def start_decoding(self, src: Tensor, *, beam_size: int = 1) -> DecoderCache:
+        """Padded src (B, S) -> the cache with which `decode_step` writes, token by token, in `beam_size` beams."""
         side = self.side(src)
         memory = self.encode(side)
         layers: list[Any] = list(self.decoder_layers)
-        rows = src.size(0) * beam_size
-        past = memory.new_empty(len(layers), 2, rows, self.n_kv_heads, max_length, self.head_dim)
-        memories = [layer.project_memory(memory) for layer in layers]
-        queries = torch.ones_like(side.segments[:, :1])
-        return DecoderCache(past, memories, additive(segment_mask(queries, side.segments), memory.dtype), beam_size)
+        cross_bias = additive(segment_mask(torch.ones_like(side.segments[:, :1]), side.segments), memory.dtype)
+        return DecoderCache.empty(
+            [layer.project_memory(memory) for layer in layers],
+            cross_bias,
+            beams=beam_size,
+            heads=self.n_kv_heads,
+            head_dim=self.head_dim,
+        )
 
     def decode_step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
-        """The last token of each beam (B, K) -> logits (B, K, V) of the next; the cache grows by one position."""
-        assert cache.length < cache.past.size(-2), f"the cache has room for {cache.past.size(-2)} tokens"
-        positions = torch.full((1, 1), cache.length, device=tokens.device)
+        """The last token of each beam (B, K) -> logits (B, K, V) of the next; the cache moves on by one."""
+        assert cache.longest < self.max_seq_len, f"the model writes at most max_seq_len ({self.max_seq_len}) tokens"
+        cache.begin_step()
         x = self.tgt_embedding(tokens) * math.sqrt(self.d_model)  # (B, K, d)
-        x, rotation = self.tgt_positions(x, positions)
+        x, rotation = self.tgt_positions(x, cache.positions)
         for index, layer in enumerate(self.decoder_layers):
-            x = layer(
-                x,
-                cache.memories[index],
-                cross_bias=cache.cross_bias,
-                rotation=rotation,
-                cache=cache.layer(index),
-            )
-        cache.length += 1
+            memory = cache.memories[index]
+            x = layer(x, memory, cross_bias=cache.cross_bias, rotation=rotation, cache=cache.layer(index))
+        cache.end_step()
         return self.project(self.decoder_norm(x))
 
     def compile_layers(self) -> None:

@@ -20,7 +20,7 @@ import torch
 
 from pytorch_dl.config import Config, load_config, to_yaml
 from pytorch_dl.errors import CheckpointError, ConfigError
-from pytorch_dl.files import damage, write_file, write_json
+from pytorch_dl.files import MANIFEST, damage, write_file, write_json
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,12 @@ class RunFolder:
     def is_finished(self) -> bool:
         """Whether training has ended and left its weights."""
         return damage(self.model) is None
+
+    def weights_fingerprint(self) -> str:
+        """What changes when the weights that `load` takes do."""
+        if self.is_finished:
+            return (self.model / MANIFEST).read_text()
+        return " ".join(sorted(path.name for path in self.checkpoints.glob("*")))
 
     def refuse_another(self) -> None:
         """Raise when the folder holds a run already."""

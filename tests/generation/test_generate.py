@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from pytorch_dl.errors import ConfigError
-from pytorch_dl.generation.generate import SearchSettings, generate
-from pytorch_dl.generation.search import Hypothesis
+from pytorch_dl.generation.generate import generate
+from pytorch_dl.generation.hypothesis import Hypothesis, Request
+from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
@@ -17,31 +18,36 @@ VOCABULARY = 23
 
 class CopyCache:
     def __init__(self, src: Tensor) -> None:
-        self.src, self.step = src, 0
+        self.rows = [(row, 0) for row in src.tolist()]  # and how much of it is written
 
     def reorder(self, beams: Tensor) -> None:
         pass  # what is copied does not depend on the prefix
 
     def keep(self, sentences: Tensor) -> None:
-        self.src = self.src[sentences]
+        self.rows = [self.rows[row] for row in sentences.tolist()]
+
+    def join(self, other: "CopyCache") -> None:
+        self.rows += other.rows
 
 
 class CopyModel:
-    """Writes its source, eos included, and notes the batches that it is given."""
+    """Writes its source, eos included, and notes the batches that it is given and those that it goes on with."""
 
     training = False
 
     def __init__(self) -> None:
         self.batches: list[list[list[int]]] = []
+        self.steps: list[int] = []
 
-    def start_decoding(self, src: Tensor, *, max_length: int, beam_size: int = 1) -> CopyCache:
+    def start_decoding(self, src: Tensor, *, beam_size: int = 1) -> CopyCache:
         assert torch.is_inference_mode_enabled()
         self.batches.append(src.tolist())
         return CopyCache(src)
 
     def decode_step(self, tokens: Tensor, cache: CopyCache) -> Tensor:
-        target = cache.src[:, min(cache.step, cache.src.size(1) - 1)]
-        cache.step += 1
+        self.steps.append(len(cache.rows))
+        target = torch.tensor([row[min(place, len(row) - 1)] for row, place in cache.rows])
+        cache.rows = [(row, place + 1) for row, place in cache.rows]
         return 20 * torch.nn.functional.one_hot(target, VOCABULARY).float()[:, None].expand(-1, tokens.size(1), -1)
 
 
@@ -55,7 +61,8 @@ def run(model, sources, settings=None, **changes) -> list[list[Hypothesis]]:
         "max_tokens_per_batch": 60,
         "device": "cpu",
     }
-    return generate(model, sources, settings or SearchSettings(beam_size=2), **(options | changes))
+    requests = [Request(source, number=number) for number, source in enumerate(sources)]
+    return generate(model, requests, settings or SearchSettings(beam_size=2), **(options | changes))
 
 
 def some_sources(count: int, *, longest: int = 12, seed: int = 0) -> list[list[int]]:
@@ -84,9 +91,20 @@ def test_batches_hold_similar_lengths_within_the_token_budget_times_beams():
         1,
         31,
     )  # 62 tokens over the beams are more than the budget of 60: it runs alone, nothing is lost
-    assert all(rows * width * 2 <= 60 for rows, width in sizes[1:])
-    assert all((rows + 1) * width * 2 > 60 for rows, width in sizes[:-1])  # and no batch is needlessly small
     assert [width for _, width in sizes] == sorted((width for _, width in sizes), reverse=True)
+    widths = sorted((len(source) + 1 for source in sources), reverse=True)
+    for rows, present in zip(model.steps[1:], model.steps, strict=False):
+        assert rows <= max(1, 60 // 2 // widths[-1]), (rows, present)
+
+
+def test_a_batch_is_filled_again_when_a_quarter_of_it_is_free():
+    model = CopyModel()
+    sources = [[5] * length for length in range(1, 41)]
+    results = run(model, sources, SearchSettings(beam_size=1), max_tokens_per_batch=41 * 8)
+    assert [result[0].ids for result in results] == sources
+    assert len(model.batches[0]) == 8 and all(len(batch) >= 2 for batch in model.batches[:-1])
+    assert sum(model.steps) < 1.3 * sum(len(source) + 1 for source in sources)  # little is done for idle rows
+    assert sum(rows >= 6 for rows in model.steps) > len(model.steps) / 2
 
 
 def test_an_empty_source_has_the_empty_output_without_the_model():

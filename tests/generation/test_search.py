@@ -1,110 +1,33 @@
-"""Search against exhaustive enumeration and a plain reference, on a tiny recurrent model with a cache to permute."""
+"""Search against exhaustive enumeration and a plain reference."""
 
 import itertools
 import math
-from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
+from toy import (
+    BOS,
+    EOS,
+    PAD,
+    SOURCES,
+    VOCABULARY,
+    EndlessModel,
+    ToyCache,
+    ToyModel,
+    assert_same,
+    exhaustive,
+    hypothesis_of,
+    search,
+    take_best,
+)
 
 from pytorch_dl.errors import NonFiniteError
-from pytorch_dl.generation.search import Hypothesis, _top, beam_search, greedy
+from pytorch_dl.generation.hypothesis import Hypothesis, Request
+from pytorch_dl.generation.search import Entry, Search, Special
+from pytorch_dl.generation.settings import SearchSettings
 
-PAD = BOS = 0
-EOS = 1
-VOCABULARY = 5
 PENALTIES = [0.0, 0.6, 1.0, 2.0]
-
-
-class ToyCache:
-    def __init__(self, source: Tensor, beam_size: int) -> None:
-        self.source = source  # (B, d)
-        self.state = torch.zeros(len(source), beam_size, source.size(1), dtype=source.dtype)  # (B, K, d)
-
-    def reorder(self, beams: Tensor) -> None:
-        self.state = self.state.gather(1, beams[..., None].expand_as(self.state))
-
-    def keep(self, sentences: Tensor) -> None:
-        self.source, self.state = self.source[sentences], self.state[sentences]
-
-
-class ToyModel:
-    """A random recurrent network: the state depends on the whole prefix and its order, and on the source."""
-
-    def __init__(self, seed: int, *, vocabulary: int = VOCABULARY, sharpness: float = 2.0) -> None:
-        random = torch.Generator().manual_seed(seed)
-        self.embedding, self.output, self.source_embedding = (
-            torch.randn(vocabulary, 6, generator=random, dtype=torch.float64) for _ in range(3)
-        )
-        self.recurrence = torch.randn(6, 6, generator=random, dtype=torch.float64)
-        self.sharpness = sharpness
-        self.batch_sizes: list[int] = []
-
-    def start_decoding(self, src: Tensor, *, max_length: int, beam_size: int = 1) -> ToyCache:
-        weights = torch.arange(1, src.size(1) + 1) * (src != PAD)  # padding must not count
-        return ToyCache(torch.tanh((self.source_embedding[src] * weights[..., None]).sum(1)), beam_size)
-
-    def decode_step(self, tokens: Tensor, cache: ToyCache) -> Tensor:
-        self.batch_sizes.append(len(tokens))
-        mixed = (self.recurrence * cache.state[..., None, :]).sum(-1)  # no matmul: its last bit depends on the batch
-        cache.state = torch.tanh(mixed + self.embedding[tokens] + cache.source[:, None])
-        return self.sharpness * (self.output * cache.state[..., None, :]).sum(-1)
-
-    def log_probs(self, source: Sequence[int], prefix: Sequence[int]) -> Tensor:
-        """(V,) after a prefix, from scratch."""
-        cache = self.start_decoding(torch.tensor([list(source)]), max_length=99)
-        for token in [BOS, *prefix]:
-            logits = self.decode_step(torch.tensor([[token]]), cache)
-        return logits[0, 0].log_softmax(-1)
-
-
-def padded(sources: Sequence[Sequence[int]]) -> Tensor:
-    width = max(map(len, sources))
-    return torch.tensor([[*source, *[PAD] * (width - len(source))] for source in sources])
-
-
-def search(model, sources, limits, *, beam_size, length_penalty=1.0, n_best=1, banned_ids=(BOS,)):
-    return beam_search(
-        model,
-        padded(sources),
-        bos_id=BOS,
-        eos_id=EOS,
-        banned_ids=banned_ids,
-        max_length=limits,
-        beam_size=beam_size,
-        length_penalty=length_penalty,
-        n_best=n_best,
-    )
-
-
-def take_best(model, sources, limits, *, length_penalty=1.0, banned_ids=(BOS,)):
-    return greedy(
-        model,
-        padded(sources),
-        bos_id=BOS,
-        eos_id=EOS,
-        banned_ids=banned_ids,
-        max_length=limits,
-        length_penalty=length_penalty,
-    )
-
-
-def hypothesis_of(model: ToyModel, source: Sequence[int], ids: Sequence[int], finished: bool, penalty: float):
-    steps = [*ids, EOS] if finished else ids
-    log_prob = sum(model.log_probs(source, steps[:i])[token].item() for i, token in enumerate(steps))
-    return Hypothesis(list(ids), log_prob / len(steps) ** penalty, log_prob, finished)
-
-
-def exhaustive(model: ToyModel, source: Sequence[int], limit: int, penalty: float) -> list[Hypothesis]:
-    """All outputs within the limit, best first."""
-    every = [
-        hypothesis_of(model, source, ids, finished, penalty)
-        for length in range(limit + 1)
-        for ids in itertools.product(range(2, VOCABULARY), repeat=length)
-        for finished in ([True] if length < limit else [False])
-    ]
-    return sorted(every, key=lambda hypothesis: -hypothesis.score)
 
 
 def reference_beam_search(model: ToyModel, source, limit, beam_size, penalty) -> list[Hypothesis]:
@@ -127,15 +50,6 @@ def reference_beam_search(model: ToyModel, source, limit, beam_size, penalty) ->
     return sorted(found, key=lambda hypothesis: -hypothesis.score)
 
 
-def assert_same(actual: list[Hypothesis], expected: list[Hypothesis]) -> None:
-    assert [(h.ids, h.finished) for h in actual] == [(h.ids, h.finished) for h in expected]
-    assert [h.score for h in actual] == pytest.approx([h.score for h in expected], abs=1e-12)
-    assert [h.log_prob for h in actual] == pytest.approx([h.log_prob for h in expected], abs=1e-12)
-
-
-SOURCES = [[2, 3, 4], [4], [3, 3], [2, 4, 2, 3], [3]]
-
-
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("limit", [1, 2, 4])
 def test_with_room_for_everything_it_finds_exactly_all_outputs_in_order(penalty, limit):
@@ -147,7 +61,7 @@ def test_with_room_for_everything_it_finds_exactly_all_outputs_in_order(penalty,
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
-@pytest.mark.parametrize("beam_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("beam_size", [2, 3, 5])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_narrow_beam_follows_the_reference_rule(penalty, beam_size, seed):
     model = ToyModel(seed=seed)
@@ -206,15 +120,6 @@ def test_n_best_are_distinct_sorted_and_start_with_the_best():
         assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
 
 
-class EndlessModel(ToyModel):
-    """Never ends of its own accord."""
-
-    def decode_step(self, tokens: Tensor, cache: ToyCache) -> Tensor:
-        logits = super().decode_step(tokens, cache)
-        logits[..., EOS] = -50.0
-        return logits
-
-
 @pytest.mark.parametrize("beam_size", [0, 1, 2])
 def test_each_sentence_has_its_own_limit_and_leaves_the_batch_there(beam_size):
     model, limits = EndlessModel(seed=0), [1, 5, 3]
@@ -227,13 +132,26 @@ def test_each_sentence_has_its_own_limit_and_leaves_the_batch_there(beam_size):
     assert model.batch_sizes == [3, 2, 2, 1, 1]
 
 
-def test_limits_may_be_a_tensor_and_a_batch_may_be_empty():
-    model = ToyModel(seed=1)
-    assert take_best(model, SOURCES, torch.full((5,), 4)) == take_best(model, SOURCES, [4] * 5)
-    nothing = torch.zeros(0, 3, dtype=torch.long)
-    common = {"bos_id": BOS, "eos_id": EOS, "banned_ids": [], "max_length": [], "length_penalty": 1.0}
-    assert greedy(model, nothing, **common) == []
-    assert beam_search(model, nothing, **common, beam_size=2, n_best=1) == []
+def test_sentences_leave_when_they_are_a_quarter_of_the_batch():
+    model, limits = EndlessModel(seed=0), [5, 5, 5, 5, 5, 1, 2, 3]
+    found = take_best(model, [SOURCES[0]] * 8, limits)
+    assert [len(hypothesis.ids) for hypothesis in found] == limits
+    assert model.batch_sizes == [8, 8, 6, 6, 6]
+
+
+def test_sentences_that_enter_later_come_out_as_if_they_had_been_alone():
+    model = ToyModel(seed=6)
+    settings = SearchSettings(beam_size=3, n_best=3)
+    running = Search(model, settings, Special(PAD, BOS, EOS, frozenset({BOS})))
+    waiting = [Entry(place, Request(SOURCES[place % 5]), 3 + place) for place in range(12)]
+    found = {}
+    while waiting or len(running):
+        if waiting:
+            running.enter([waiting.pop(0)])
+        found |= {entry.place: hypotheses for entry, hypotheses in running.step()}
+    alone = [search(model, [SOURCES[place % 5]], [3 + place], beam_size=3, n_best=3)[0] for place in range(12)]
+    assert [found[place] for place in range(12)] == alone
+    assert max(model.batch_sizes) > 2
 
 
 def test_banned_ids_never_come_out_but_keep_their_share_of_the_probability():
@@ -258,11 +176,10 @@ class TiedModel(ToyModel):
 
 
 def test_ties_go_to_the_lowest_id_of_the_better_beam():
-    model = TiedModel(seed=0)
-    settings = {"bos_id": 0, "eos_id": 63, "banned_ids": [0, 2], "max_length": [2, 3], "length_penalty": 1.0}
-    src = padded(SOURCES[:2])
-    assert [h.ids for h in greedy(model, src, **settings)] == [[1, 1], [1, 1, 1]]
-    found = beam_search(model, src, **settings, beam_size=3, n_best=3)
+    model = TiedModel(seed=0, vocabulary=64)
+    settings = {"eos_id": 63, "banned_ids": [0, 2]}
+    assert [h.ids for h in take_best(model, SOURCES[:2], [2, 3], **settings)] == [[1, 1], [1, 1, 1]]
+    found = search(model, SOURCES[:2], [2, 3], **settings, beam_size=3, n_best=3)
     assert [[h.ids for h in hypotheses] for hypotheses in found] == [
         [[1, 1], [1, 3], [1, 4]],
         [[1, 1, 1], [1, 1, 3], [1, 1, 4]],
@@ -282,22 +199,10 @@ def test_scores_of_half_precision_logits_are_summed_in_float32():
     model.decode_step = lambda tokens, cache: decode_step(tokens, cache).bfloat16()
     [[hypothesis]] = search(model, SOURCES[:1], [9], beam_size=3)
     rounded = 0.0
-    cache = model.start_decoding(padded(SOURCES[:1]), max_length=9)
+    cache = model.start_decoding(torch.tensor([[*SOURCES[0], EOS]]))
     for token, following in itertools.pairwise([BOS, *hypothesis.ids, *[EOS] * hypothesis.finished]):
         rounded += model.decode_step(torch.tensor([[token]]), cache)[0, 0].double().log_softmax(-1)[following].item()
     assert hypothesis.log_prob == pytest.approx(rounded, abs=1e-6)
-
-
-@pytest.mark.parametrize("size", [3, 20, 100])
-@pytest.mark.parametrize("count", [1, 4, 30])
-@pytest.mark.parametrize("levels", [1, 2, 7, 1000])
-def test_top_equals_a_stable_sort(size, count, levels):
-    values = torch.randint(levels, (6, size), generator=torch.Generator().manual_seed(size)).float()
-    best, index = _top(values, count)
-    for row in range(6):
-        expected = sorted(range(size), key=lambda i: (-values[row, i], i))[:count]
-        assert index[row].tolist() == expected
-        assert best[row].tolist() == values[row, expected].tolist()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -72,7 +72,7 @@ def test_choices_go_together(choices: tuple[str, bool, str, str], use: str) -> N
         assert one_step(model) > 0
     else:
         tokens = torch.randint(1, VOCAB, (2, 5))
-        cache = model.start_decoding(tokens, max_length=3)
+        cache = model.start_decoding(tokens)
         assert model.decode_step(tokens[:, :1], cache).shape == (2, 1, VOCAB)
 
 
@@ -136,7 +136,7 @@ def test_a_layer_of_your_own_decodes() -> None:
     """Token by token as all at once."""
     model = small(decoder_layer=WrappedDecoderLayer).double().eval()
     src, tgt = torch.tensor([[5, 6, 7], [8, 9, 0]]), torch.tensor([[1, 5, 6, 7], [1, 9, 8, 3]])
-    cache = model.start_decoding(src, max_length=4)
+    cache = model.start_decoding(src)
     steps = torch.cat([model.decode_step(tgt[:, place : place + 1], cache) for place in range(4)], dim=1)
     assert torch.allclose(steps, model(src, tgt), rtol=0, atol=1e-12)
 

@@ -105,7 +105,7 @@ def test_greedy_tokens_are_those_of_marian() -> None:
     shape, tensors = stored()
     model = rebuilt(shape, tensors)
     written, steps = tensors["tgt"][:, :1], tensors["greedy"].size(1)
-    cache = model.start_decoding(tensors["src"], max_length=steps)
+    cache = model.start_decoding(tensors["src"])
     for _ in range(steps):
         logits = model.decode_step(written[:, -1:], cache)[:, 0]
         written = torch.cat((written, logits.scatter(1, written, float("-inf")).argmax(-1, keepdim=True)), dim=1)

@@ -1,0 +1,132 @@
+"""What may not come next: each rule sets logits to -inf, before any strategy chooses.
+
+A score is what the model says, whatever was banned: the normaliser of the logits is taken before the rules.
+Shapes: B sentences, K beams, V vocabulary, T tokens so far.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pytorch_dl.generation.beams import Beams, Bools, Ints
+from pytorch_dl.generation.hypothesis import Request
+
+Rule = Callable[[Tensor, Beams, Sequence[Request]], None]  # (logits (B, K, V) to change, prefixes, their sentences)
+
+
+def never(ids: Collection[int]) -> Rule:
+    """These tokens do not come out at all."""
+
+    def rule(logits: Tensor, beams: Beams, requests: Sequence[Request]) -> None:
+        for token in ids:
+            logits[..., token] = -torch.inf
+
+    return rule
+
+
+def no_early_end(min_length: int, eos_id: int) -> Rule:
+    """An output has at least `min_length` tokens, eos included, where its limit lets it."""
+
+    def rule(logits: Tensor, beams: Beams, requests: Sequence[Request]) -> None:
+        early = beams.lengths + 1 < np.minimum(min_length, beams.limits)
+        if early.any():
+            logits[torch.from_numpy(early).to(logits.device), :, eos_id] = -torch.inf
+
+    return rule
+
+
+def no_repeat(n: int) -> Rule:
+    """No run of n tokens comes twice."""
+
+    def rule(logits: Tensor, beams: Beams, requests: Sequence[Request]) -> None:
+        for length in np.unique(beams.lengths):
+            if length < n:
+                continue
+            rows = np.flatnonzero(beams.lengths == length)
+            prefixes = beams.prefixes[rows, :, :length]  # (R, K, T)
+            runs = np.lib.stride_tricks.sliding_window_view(prefixes, n, axis=2)  # (R, K, T - n + 1, n)
+            last = prefixes[:, :, None, length - n + 1 :]  # (R, K, 1, n - 1): what the next token would complete
+            again = (runs[..., :-1] == last).all(-1)
+            row, beam, place = again.nonzero()
+            _ban(logits, rows[row], beam, runs[row, beam, place, -1])
+
+    return rule
+
+
+def no_banned_run(logits: Tensor, beams: Beams, requests: Sequence[Request]) -> None:
+    """No output holds what its request bans."""
+    for row, request in enumerate(requests):
+        for run in request.banned:
+            *before, last = run
+            _ban_where(logits, row, _ends_with(beams, row, before), last)
+
+
+def prefix_first(logits: Tensor, beams: Beams, requests: Sequence[Request]) -> None:
+    """Every output begins as its request says."""
+    for row, request in enumerate(requests):
+        if beams.lengths[row] < len(request.prefix):
+            only = request.prefix[beams.lengths[row]]
+            kept = logits[row, :, only].clone()
+            logits[row] = -torch.inf
+            logits[row, :, only] = kept
+
+
+def no_end_before_required(eos_id: int) -> Rule:
+    """An output ends when it holds all that its request requires."""
+
+    def rule(logits: Tensor, beams: Beams, requests: Sequence[Request]) -> None:
+        for row, request in enumerate(requests):
+            for beam in range(beams.tokens.shape[1] if request.required else 0):
+                if lacks(beams.prefix(row, beam), request.required):
+                    logits[row, beam, eos_id] = -torch.inf
+
+    return rule
+
+
+def met(ids: Sequence[int], required: Sequence[Sequence[int]]) -> int:
+    """How many of the required tokens a prefix has: of the runs that it holds, and of one that it is writing."""
+    whole = [run for run in required if _holds(ids, run)]
+    begun = [_begun(ids, run) for run in required if run not in whole]
+    return sum(map(len, whole)) + max(begun, default=0)
+
+
+def lacks(ids: Sequence[int], required: Sequence[Sequence[int]]) -> bool:
+    """Whether there is a required run that the prefix does not hold."""
+    return any(not _holds(ids, run) for run in required)
+
+
+def wanted(ids: Sequence[int], required: Sequence[Sequence[int]]) -> set[int]:
+    """The tokens that begin a required run which the prefix lacks, or go on with it."""
+    absent = [run for run in required if not _holds(ids, run)]
+    return {run[0] for run in absent} | {run[_begun(ids, run)] for run in absent}
+
+
+def _holds(ids: Sequence[int], run: Sequence[int]) -> bool:
+    return any(list(ids[place : place + len(run)]) == list(run) for place in range(len(ids) - len(run) + 1))
+
+
+def _begun(ids: Sequence[int], run: Sequence[int]) -> int:
+    """The longest beginning of a run that the prefix ends with."""
+    lengths = range(min(len(ids), len(run) - 1), 0, -1)
+    return next((n for n in lengths if list(ids[-n:]) == list(run[:n])), 0)
+
+
+def _ends_with(beams: Beams, row: int, run: Sequence[int]) -> Bools:
+    """Which beams of a row end with a run of tokens, (K,)."""
+    length = int(beams.lengths[row])
+    if len(run) > length:
+        return np.zeros(beams.tokens.shape[1], dtype=np.bool_)
+    same: Bools = (beams.prefixes[row, :, length - len(run) : length] == np.array(run, dtype=np.int64)).all(-1)
+    return same
+
+
+def _ban_where(logits: Tensor, row: int, beams: Bools, token: int) -> None:
+    chosen = np.flatnonzero(beams)
+    _ban(logits, np.full(len(chosen), row), chosen, np.full(len(chosen), token))
+
+
+def _ban(logits: Tensor, rows: Ints, beams: Ints, tokens: Ints) -> None:
+    index = tuple(torch.from_numpy(part).to(logits.device) for part in (rows, beams, tokens))
+    logits[index] = -torch.inf

@@ -1,0 +1,79 @@
+"""The options and arguments of the commands, with their help: each is said once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Src = Annotated[
+    str | None, typer.Option(help="Source text; or a TSV, CSV, JSONL or Parquet file, or hf://ID, with both sides.")
+]
+Tgt = Annotated[str | None, typer.Option(help="Target text, line by line beside the source.")]
+ValSrc = Annotated[str | None, typer.Option(help="Validation source, given as --src is.")]
+ValTgt = Annotated[str | None, typer.Option(help="Validation target.")]
+TestSrc = Annotated[str | None, typer.Option(help="Test source, scored at the end.")]
+TestTgt = Annotated[str | None, typer.Option(help="Test target.")]
+Split = Annotated[str | None, typer.Option(metavar="N", help="Hold N pairs out of the training text for validation.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML or JSON file with settings.")]
+Preset = Annotated[str | None, typer.Option(help="Template to start from; `pytorch-dl config show` lists them.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="section.key=value", help="Settings, over file and template.")
+]
+Out = Annotated[Path | None, typer.Option(help="Run folder; runs/DATE-TIME when left out.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, the --out of a run.")]
+Beam = Annotated[int, typer.Option(min=1, help="Beams; 1 is greedy search.")]
+
+File = Annotated[
+    Path | None, typer.Argument(metavar="FILE", help="Text to translate, one line each; stdin when left out.")
+]
+Text = Annotated[list[str] | None, typer.Option("--text", "-t", help="A line to translate; may be repeated.")]
+TranslationOut = Annotated[
+    Path | None,
+    typer.Option("--out", help="File for the translations, rather than stdout; after a kill --resume goes on."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the unfinished --out where it stopped.")]
+Jsonl = Annotated[
+    bool, typer.Option("--jsonl", help='Lines are JSON: {"text": ..., "prefix": ..., "ban": [...], "require": [...]}.')
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print one JSON object for each line, with scores, tokens and their log-probabilities."
+    ),
+]
+NBest = Annotated[int, typer.Option(min=1, help="Translations of each line, with scores.")]
+LengthPenalty = Annotated[float, typer.Option(help="Exponent of the length in the score.")]
+LengthNorm = Annotated[
+    str,
+    typer.Option(metavar="power|gnmt", help="Length in the score: itself, or (5 + length) / 6 as Google NMT has it."),
+]
+EarlyStopping = Annotated[
+    str,
+    typer.Option(
+        metavar="first|likely|sure",
+        help="With as many translations found as there are beams, stop: at once; when none that is begun is better; "
+        "when none can become better.",
+    ),
+]
+MaxRatio = Annotated[float, typer.Option(help="A translation has at most so many tokens for each of the source ...")]
+MaxOffset = Annotated[int, typer.Option(help="... and so many more.")]
+MinLength = Annotated[int, typer.Option(help="A translation has at least so many tokens, its end included.")]
+NoRepeat = Annotated[int, typer.Option(metavar="N", help="No run of N tokens comes twice; 0 lets it.")]
+Groups = Annotated[int, typer.Option(help="Groups of beams, each avoiding what the others take: diverse --nbest.")]
+Diversity = Annotated[float, typer.Option(help="With --groups: what it costs to take the token of another group.")]
+Sample = Annotated[bool, typer.Option("--sample", help="Draw --nbest translations at random rather than search.")]
+Temperature = Annotated[float, typer.Option(help="With --sample: below 1 nearer to the likeliest, above 1 wilder.")]
+TopK = Annotated[int, typer.Option(help="With --sample: from the so many likeliest tokens; 0 from all.")]
+TopP = Annotated[float, typer.Option(help="With --sample: from the likeliest tokens of this probability together.")]
+MinP = Annotated[
+    float, typer.Option(help="With --sample: from tokens at least so likely, as a share of the likeliest.")
+]
+Seed = Annotated[int, typer.Option(help="With --sample: draws are a function of it and of the line's number.")]
+Prefix = Annotated[str, typer.Option(help="How every translation begins.")]
+Ban = Annotated[list[str] | None, typer.Option(help="A word or phrase that no translation holds; may be repeated.")]
+Require = Annotated[list[str] | None, typer.Option(help="A word or phrase that each must hold; may be repeated.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Precision = Annotated[
+    str,
+    typer.Option(metavar="fp32|bf16|int8", help="Of the matrix products: lower is faster, and costs a little quality."),
+]

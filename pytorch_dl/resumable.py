@@ -1,0 +1,87 @@
+"""A long text file that is written bit by bit, and goes on after a kill where it stopped, to the same bytes.
+
+While it grows it is called FILE.part, with FILE.part.json beside it: how many source lines it holds, in how many bytes,
+and what work it is of. What was written behind those bytes is cut off when it goes on.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pytorch_dl.errors import CheckpointError, ConfigError
+from pytorch_dl.files import disk_errors, sync_folder, write_json
+
+
+class ResumableFile:
+    """The file being written; `job` says what work it is of: only the same work may go on with it."""
+
+    def __init__(self, path: Path, job: dict[str, Any], *, resume: bool) -> None:
+        self.path, self.job = path, json.loads(json.dumps(job))
+        self.part, self.journal = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
+        self.lines = self.bytes = 0
+        self.complete = resume and path.exists() and not self.part.exists()
+        if self.complete:
+            self.journal.unlink(missing_ok=True)  # a kill between the last two calls leaves it
+        if path.exists() and not resume:
+            raise ConfigError("the file exists", where=str(path), fix="delete it, or choose another --out")
+        if self.journal.exists() and not resume:
+            fix = "go on with --resume, or delete it"
+            raise ConfigError("an unfinished translation lies there", where=str(self.part), fix=fix)
+        if self.journal.exists():
+            self._read_journal()
+
+    def __enter__(self) -> Self:
+        if not self.complete:
+            with disk_errors(self.part):
+                self.part.parent.mkdir(parents=True, exist_ok=True)
+                self._file = open(self.part, "r+b" if self.journal.exists() else "wb")
+                self._file.truncate(self.bytes)
+                self._file.seek(self.bytes)
+                self._note()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.complete:
+            return
+        self._file.close()
+        if kind is None:
+            with disk_errors(self.path):
+                os.replace(self.part, self.path)
+                sync_folder(self.path.parent)
+                self.journal.unlink()
+
+    def append(self, printed: Sequence[str], count: int) -> None:
+        """Add what `count` source lines became, and note it once it is on the disk."""
+        content = "".join(f"{line}\n" for line in printed).encode()
+        with disk_errors(self.part):
+            self._file.write(content)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self.lines, self.bytes = self.lines + count, self.bytes + len(content)
+        self._note()
+
+    def _note(self) -> None:
+        write_json(self.journal, {"lines": self.lines, "bytes": self.bytes, "job": self.job})
+
+    def _read_journal(self) -> None:
+        try:
+            noted = json.loads(self.journal.read_bytes())
+            self.lines, self.bytes = int(noted["lines"]), int(noted["bytes"])
+            job = noted["job"]
+            whole = self.part.stat().st_size >= self.bytes and min(self.lines, self.bytes) >= 0
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            whole = False
+        if not whole:
+            fix = f"delete {self.part} and {self.journal.name}, and begin anew"
+            raise CheckpointError("is damaged: it does not tell what is translated", where=str(self.journal), fix=fix)
+        if changed := sorted(key for key in {*job, *self.job} if job.get(key) != self.job.get(key)):
+            raise ConfigError(
+                f"it was begun with another {', '.join(changed)}",
+                where=str(self.part),
+                fix="give the same command again, or delete it and begin anew",
+            )

@@ -1,0 +1,191 @@
+"""`translate` to a file: it goes on after any end to the same bytes; wishes of a line; and what it refuses."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from tiny_runs import WORDS, call, command, environment
+
+from pytorch_dl import translating
+from pytorch_dl.resumable import ResumableFile
+
+LINES = [f"{a} {b}" for a in WORDS for b in WORDS]
+
+
+@pytest.fixture(autouse=True)
+def short_chunks(monkeypatch):
+    monkeypatch.setattr(translating, "CHUNK", 8)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "source.txt"
+    path.write_text("".join(f"{line}\n" for line in LINES))
+    return path
+
+
+def test_a_file_holds_what_stdout_shows(tiny_run, source, tmp_path, capsys):
+    shown = call(capsys, "translate", tiny_run, source, "--beam", 2)
+    written = call(capsys, "translate", tiny_run, source, "--beam", 2, "--out", tmp_path / "out" / "file.txt")
+    assert (written.code, written.out) == (0, "")
+    assert (tmp_path / "out" / "file.txt").read_text() == shown.out and len(shown.out.splitlines()) == len(LINES)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["file.txt"]
+    again = call(capsys, "translate", tiny_run, source, "--beam", 2, "--out", tmp_path / "out" / "file.txt", "--resume")
+    assert (again.code, again.err) == (0, f"{tmp_path / 'out' / 'file.txt'} is complete: nothing to do\n")
+
+
+@pytest.mark.parametrize(
+    "options", [["--beam", 2, "--nbest", 2], ["--sample", "--nbest", 2, "--json"]], ids=["beam", "sample"]
+)
+def test_it_goes_on_from_each_chunk_to_the_same_bytes(tiny_run, source, tmp_path, capsys, monkeypatch, options):
+    whole, out = tmp_path / "whole.txt", tmp_path / "out.txt"
+    assert call(capsys, "translate", tiny_run, source, *options, "--out", whole).code == 0
+    append = ResumableFile.append
+    for stops in range(1, 7):
+        calls = 0
+
+        def stop(self, printed, count, limit=stops):
+            nonlocal calls
+            calls += 1
+            if calls == 2:
+                self._file.write(b"half a li")  # what a kill leaves
+                self._file.flush()
+                raise KeyboardInterrupt
+            append(self, printed, count)
+
+        monkeypatch.setattr(ResumableFile, "append", stop)
+        resume = ["--resume"] if stops > 1 else []
+        result = call(capsys, "translate", tiny_run, source, *options, "--out", out, *resume)
+        assert result.code == 75
+        assert result.error_lines == [
+            f"pytorch-dl: {out}: interrupted. Fix: give the same command again, with --resume."
+        ]
+        assert not out.exists() and json.loads((tmp_path / "out.txt.part.json").read_text())["lines"] == 8 * stops
+    monkeypatch.setattr(ResumableFile, "append", append)
+    assert call(capsys, "translate", tiny_run, source, *options, "--out", out, "--resume").code == 0
+    assert out.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob("*.part*"))
+
+
+def test_it_goes_on_after_kills_to_the_same_bytes(tiny_run, tmp_path):
+    source, whole, out = tmp_path / "source.txt", tmp_path / "whole.txt", tmp_path / "out.txt"
+    source.write_text("".join(f"{line}\n" for line in LINES * 250))
+    words = command("translate", tiny_run, source, "--beam", 2, "--out")
+    subprocess.run([*words, whole], env=environment(), check=True)
+    kills, journal = 0, tmp_path / "out.txt.part.json"
+    for lines in (1, 5000):
+        resume = ["--resume"] if kills else []
+        with subprocess.Popen([*words, out, *resume], env=environment()) as process:
+            while process.poll() is None and not (
+                journal.exists() and json.loads(journal.read_text())["lines"] >= lines
+            ):
+                time.sleep(0.01)
+            kills += process.poll() is None
+            process.kill()
+    assert kills == 2, "it was done before it was killed"
+    subprocess.run([*words, out, "--resume"], env=environment(), check=True)
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_each_line_of_json_has_its_own_wishes(tiny_run, tmp_path, capsys):
+    plain = json.loads(call(capsys, "translate", tiny_run, "-t", "ab cd", "--json").out)["translations"][0]["text"]
+    assert plain
+    path = tmp_path / "lines.jsonl"
+    rows = [
+        {"text": "ab cd"},
+        {"text": "ab cd", "prefix": "kl "},
+        {"text": "ab cd", "ban": [plain]},
+        {"text": "ab cd", "require": ["ij"]},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = call(capsys, "translate", tiny_run, path, "--jsonl")
+    free, begun, banned, required = result.out.splitlines()
+    assert free == plain and begun.startswith("kl ") and plain not in banned and "ij" in required
+    for option, word, expected in (("--prefix", "kl ", begun), ("--ban", plain, banned), ("--require", "ij", required)):
+        assert call(capsys, "translate", tiny_run, "-t", "ab cd", option, word).out.splitlines() == [expected]
+
+
+def test_json_holds_tokens_with_their_log_probabilities(tiny_run, capsys):
+    [row] = json.loads(call(capsys, "translate", tiny_run, "-t", "ab", "--json").out)["translations"]
+    assert len(row["tokens"]) == len(row["token_log_probs"]) == len(row["text"]) + row["finished"]
+    assert sum(row["token_log_probs"]) == pytest.approx(row["log_prob"])
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("ab", "is not JSON"),
+        ("[1]", "expected a JSON object with the key text"),
+        ('{"src": "ab"}', "expected a JSON object with the key text"),
+        ('{"text": "ab", "bann": []}', "unknown key 'bann', expected one of text, prefix, ban, require"),
+        ('{"text": 3}', "text is 3, expected a text"),
+        ('{"text": "ab", "ban": "cd"}', "ban is 'cd', expected a list of texts"),
+        ('{"text": "ab", "require": [1]}', "require is [1], expected a list of texts"),
+        ('{"text": "ab", "ban": [" "]}', "a banned text is blank"),
+        ('{"text": "ab", "ban": ["cd"], "prefix": "cd e"}', "'cd e' is asked for and holds 'cd', which is banned"),
+        ("[" * 100_000, "is not JSON"),
+    ],
+)
+def test_a_line_of_json_that_is_none_is_told_with_its_place(tiny_run, tmp_path, capsys, line, problem):
+    path = tmp_path / "lines.jsonl"
+    path.write_text(f'{{"text": "ab"}}\n{line}\n')
+    result = call(capsys, "translate", tiny_run, path, "--jsonl")
+    assert result.code == 3
+    assert result.error_lines[0].startswith(f"pytorch-dl: error: {path}:2: {problem}")
+
+
+def test_what_stands_there_is_never_written_over(tiny_run, source, tmp_path, capsys):
+    out = tmp_path / "out.txt"
+    out.write_text("mine")
+    result = call(capsys, "translate", tiny_run, source, "--out", out)
+    assert (result.code, out.read_text()) == (2, "mine")
+    assert f"{out}: the file exists. Fix: delete it, or choose another --out." in result.err
+    out.unlink()
+    (tmp_path / "out.txt.part.json").write_text("{}")
+    assert (
+        "an unfinished translation lies there. Fix: go on with --resume"
+        in call(capsys, "translate", tiny_run, source, "--out", out).err
+    )
+    result = call(capsys, "translate", tiny_run, source, "--out", out, "--resume")
+    assert result.code == 4 and "out.txt.part.json: is damaged: it does not tell what is translated" in result.err
+    assert "--resume needs --out FILE" in call(capsys, "translate", tiny_run, source, "--resume").err
+
+
+def test_only_the_same_work_goes_on(tiny_run, source, tmp_path, capsys, monkeypatch):
+    def stop(self, printed, count):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out.txt"
+    with monkeypatch.context() as patch:
+        patch.setattr(ResumableFile, "append", stop)
+        assert call(capsys, "translate", tiny_run, source, "--out", out).code == 75
+    other = call(capsys, "translate", tiny_run, source, "--out", out, "--resume", "--beam", 3)
+    assert (
+        other.code == 2 and "out.txt.part: it was begun with another settings. Fix: give the same command" in other.err
+    )
+    with source.open("a") as file:
+        file.write("one more\n")
+    assert "begun with another source" in call(capsys, "translate", tiny_run, source, "--out", out, "--resume").err
+
+
+def test_a_full_disk_leaves_what_can_go_on(tiny_run, source, tmp_path, capsys, monkeypatch):
+    import errno
+    import os
+
+    out, fsync, calls = tmp_path / "out.txt", os.fsync, 0
+
+    def full(descriptor):
+        nonlocal calls
+        calls += 1
+        if calls > 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        result = call(capsys, "translate", tiny_run, source, "--out", out)
+    assert result.code == 6 and "no space left on the disk" in result.err
+    assert call(capsys, "translate", tiny_run, source, "--out", out, "--resume").code == 0
+    assert out.read_text() == call(capsys, "translate", tiny_run, source).out
