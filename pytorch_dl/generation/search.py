@@ -18,6 +18,7 @@ from pytorch_dl.generation.beams import Beams, Bools, Candidates, Ints
 from pytorch_dl.generation.hypothesis import Hypothesis, Request
 from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.generation.strategies import strategy_of
+from pytorch_dl.generation.top import log_sum_exp
 
 IDLE_SHARE = 4  # ended sentences leave when they are one in so many
 
@@ -46,7 +47,11 @@ class StepModel(Protocol[CacheT]):
         ...
 
     def decode_step(self, tokens: Tensor, cache: CacheT) -> Tensor:
-        """Turn the last token of each beam (B, K) into logits (B, K, V) for the next; the cache moves on by one."""
+        """The last token of each beam (B, K) -> hidden states (B, K, d); the cache moves on by one."""
+        ...
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """hidden (..., d) -> logits (..., V) of the next token."""
         ...
 
 
@@ -115,15 +120,8 @@ class Search(Generic[CacheT]):
         """Write one token of each beam; return the sentences that have ended, with their best hypotheses."""
         assert self.cache is not None
         tokens = torch.from_numpy(self.beams.tokens).to(self.device)
-        logits = self.model.decode_step(tokens, self.cache)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        normalizers = logits.logsumexp(dim=-1)  # (B, K)
-        self._refuse_non_finite(normalizers)
-        requests = [entry.request for entry in self.entries]
-        for rule in self._rules(requests):
-            rule(logits, self.beams, requests)
-        strategy = self._strategies[any(request.required for request in requests)]
-        candidates = strategy(logits, normalizers, self.beams, requests)
+        logits = self.model.project(self.model.decode_step(tokens, self.cache))
+        candidates = self._candidates(logits if logits.dtype == torch.float64 else logits.float())
         self._note_ended(candidates)
         parents = np.take_along_axis(candidates.parents, candidates.live, axis=1)
         self.beams.advance(candidates)
@@ -136,6 +134,16 @@ class Search(Generic[CacheT]):
     def _first_beams(self, limits: Sequence[int]) -> Beams:
         settings = self.settings
         return Beams.first(limits, beams=settings.beams, all_alive=settings.sampling, bos_id=self.special.bos_id)
+
+    def _candidates(self, logits: Tensor) -> Candidates:
+        """What may come next; logits (B, K, V) are changed."""
+        requests = [entry.request for entry in self.entries]
+        normalizers = log_sum_exp(logits)  # (B, K)
+        _refuse_non_finite(normalizers, self.beams)
+        for rule in self._rules(requests):
+            rule(logits, self.beams, requests)
+        strategy = self._strategies[any(request.required for request in requests)]
+        return strategy(logits, normalizers, self.beams, requests)
 
     def _rules(self, requests: Sequence[Request]) -> list[rules.Rule]:
         """Those that have something to say; what forces a prefix comes last, and is obeyed."""
@@ -206,11 +214,12 @@ class Search(Generic[CacheT]):
             self.entries = [self.entries[row] for row in stay]
             self.found = [self.found[row] for row in stay]
 
-    def _refuse_non_finite(self, normalizers: Tensor) -> None:
-        good = torch.isfinite(normalizers).all(-1).cpu().numpy()  # (B,)
-        if not good.all():
-            length = self.beams.lengths[~good].min() + 1
-            raise NonFiniteError(
-                f"the model's logits for output token {length} are not finite numbers",
-                fix="translate from an earlier checkpoint, or retrain with a lower learning rate",
-            )
+
+def _refuse_non_finite(normalizers: Tensor, beams: Beams) -> None:
+    good = torch.isfinite(normalizers).all(-1).cpu().numpy()  # (B,)
+    if not good.all():
+        length = beams.lengths[~good].min() + 1
+        raise NonFiniteError(
+            f"the model's logits for output token {length} are not finite numbers",
+            fix="translate from an earlier checkpoint, or retrain with a lower learning rate",
+        )

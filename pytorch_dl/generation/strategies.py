@@ -1,9 +1,10 @@
 """Which tokens come next: each strategy is a function from the beams and their logits to candidates.
 
-Shapes: B sentences, K beams, C candidates, V vocabulary, n tokens of a beam that may be among the best.
+Shapes: B sentences, K beams, C candidates, V vocabulary, n tokens that may be drawn.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,8 +38,8 @@ def greedy(
     logits: Tensor, normalizers: Tensor, beams: Beams, requests: Sequence[Request], *, eos_id: int
 ) -> Candidates:
     """The likeliest token of each beam; ties go to the lowest id."""
-    values, tokens = top(logits, 1)
-    return _chains((values - normalizers.unsqueeze(-1))[..., 0], tokens[..., 0], beams, eos_id)
+    values, tokens = logits.max(dim=-1)
+    return _chains(values - normalizers, tokens, beams, eos_id)
 
 
 def beam_search(
@@ -46,12 +47,10 @@ def beam_search(
 ) -> Candidates:
     """The 2 K best extensions: those of the first K that end in eos are finished, the K best others go on.
 
-    Ties go to the better beam, then to the better logit, then to the lowest token id.
+    Ties go to the better beam, then to the lowest token id.
     """
-    count = 2 * beams.tokens.shape[1]
-    gains, tokens = _best(logits, normalizers, count)
-    totals = beams.totals[..., None] + gains  # (B, K, n)
-    return _ranked(totals, gains, tokens, totals, count=count, eos_id=eos_id)
+    best = _extensions(logits, normalizers, beams.totals, count=2 * beams.tokens.shape[1])
+    return _judged(best, beams.tokens.shape[1], eos_id)
 
 
 def diverse_beam_search(
@@ -69,21 +68,18 @@ def diverse_beam_search(
     The penalty decides what is chosen now and is no part of a score (Vijayakumar et al. 2016, arXiv:1610.02424, with
     Hamming diversity).
     """
-    sentences, size = len(beams), beams.tokens.shape[1] // groups
-    vocabulary = logits.size(-1)
-    taken = np.zeros((sentences, vocabulary))
-    rows = np.arange(sentences)[:, None]
+    size = beams.tokens.shape[1] // groups
+    rows = np.arange(len(beams))[:, None]
+    cost = np.zeros((len(beams), 1, logits.size(-1)))  # (B, 1, V)
     parts = []
     for group in range(groups):
         own = slice(group * size, (group + 1) * size)
-        spread = torch.from_numpy(penalty * taken).to(logits.device, logits.dtype)  # (B, V)
-        ranks, tokens = _best(logits[:, own] - spread[:, None], normalizers[:, own], 2 * size)
-        gains = ranks + penalty * np.take_along_axis(taken[:, None], tokens, axis=2)
-        before = beams.totals[:, own, None]
-        if not beams.lengths.any():  # all beams hold the empty prefix: each group begins with one of them
-            before = np.where(np.arange(size)[:, None] == 0, 0.0, -np.inf)[None]
-        part = _ranked(before + ranks, gains, tokens, before + gains, count=2 * size, eos_id=eos_id)
-        np.add.at(taken, (rows, part.tokens[rows, part.live]), 1.0)
+        before = beams.totals[:, own]
+        first = (beams.lengths == 0)[:, None]  # all beams hold the empty prefix: each group begins with one of them
+        before = np.where(first, np.where(np.arange(size) == 0, 0.0, -np.inf), before)
+        best = _extensions(logits[:, own], normalizers[:, own], before, count=2 * size, cost=cost)
+        part = _judged(best, size, eos_id)
+        np.add.at(cost, (rows, 0, part.tokens[rows, part.live]), penalty)
         parts.append(part._replace(parents=part.parents + group * size, live=part.live + group * 2 * size))
     return Candidates(*(np.concatenate(same, axis=1) for same in zip(*parts, strict=True)))
 
@@ -97,25 +93,24 @@ def constrained_beam_search(
     arXiv:1804.06609).
     """
     beam_size = beams.tokens.shape[1]
-    gains, tokens = _best(logits, normalizers, 2 * beam_size)
-    gains, tokens = _with_wanted(gains, tokens, logits, normalizers, beams, requests)
-    totals = beams.totals[..., None] + gains
-    ranked = _ranked(totals, gains, tokens, totals, count=totals[0].size, eos_id=eos_id)
-    spare = ranked.tokens.shape[1]  # the place of a candidate that is none
-    ended, live = ranked.ended.copy(), ranked.live.copy()
+    best = _extensions(logits, normalizers, beams.totals, count=2 * beam_size)
+    best = _with_wanted(best, logits, normalizers, beams, requests)
+    none = Extensions(*(np.full((len(beams), 1), value) for value in (0, eos_id, -np.inf, -np.inf)))  # fills up
+    spare = best.tokens.shape[1]  # its place
+    judged = _judged(
+        Extensions(*(np.concatenate(pair, axis=1) for pair in zip(best, none, strict=True))), beam_size, eos_id
+    )
     for row, request in enumerate(requests):
         if not request.required:
             continue
-        real = np.flatnonzero(ranked.totals[row] > -np.inf)
-        counts = {place: met(_extended(beams, ranked, row, place), request.required) for place in real.tolist()}
-        is_end = ranked.tokens[row] == eos_id
-        ended[row] = False
-        ended[row, [place for place in _dealt(counts, beam_size) if is_end[place]]] = True
+        real = np.flatnonzero(best.totals[row] > -np.inf).tolist()
+        counts = {place: met(_extended(beams, best, row, place), request.required) for place in real}
+        is_end = best.tokens[row] == eos_id
+        judged.ended[row] = False
+        judged.ended[row, [place for place in _dealt(counts, beam_size) if is_end[place]]] = True
         going_on = _dealt({place: count for place, count in counts.items() if not is_end[place]}, beam_size)
-        live[row] = [*going_on, *[spare] * (beam_size - len(going_on))]
-    none = Candidates(*(np.full((len(beams), 1), value) for value in (0, eos_id, -np.inf, -np.inf, False, 0)))
-    columns = [np.concatenate(pair, axis=1) for pair in zip(ranked[:4], none[:4], strict=True)]
-    return Candidates(*columns, ended=np.pad(ended, ((0, 0), (0, 1))), live=live)
+        judged.live[row] = [*going_on, *[spare] * (beam_size - len(going_on))]
+    return judged
 
 
 class Sampling:
@@ -142,7 +137,8 @@ class Sampling:
         s, ids = self.settings, None
         values = logits.double() / s.temperature
         if s.top_k or s.top_p < 1:
-            values, ids = top(values, s.top_k or values.size(-1))
+            values, ids = values.sort(dim=-1, descending=True, stable=True)
+            values, ids = values[..., : s.top_k or None], ids[..., : s.top_k or None]
         weights = (values - values.amax(-1, keepdim=True)).exp()
         if s.top_p < 1:
             before = weights.cumsum(-1) - weights
@@ -168,53 +164,70 @@ def _chains(gains: Tensor, tokens: Tensor, beams: Beams, eos_id: int) -> Candida
     return Candidates(itself, ids, values, totals, ended, itself)
 
 
-def _best(logits: Tensor, normalizers: Tensor, count: int) -> tuple[Floats, Ints]:
-    """Log-probabilities and ids of the likeliest tokens of each beam, (B, K, n) both."""
-    values, tokens = top(logits, count)
-    return (values - normalizers.unsqueeze(-1)).double().cpu().numpy(), tokens.cpu().numpy()
+class Extensions(NamedTuple):
+    """Prefixes with one more token, best first, (B, C) all."""
+
+    parents: Ints
+    tokens: Ints
+    gains: Floats
+    totals: Floats
 
 
-def _ranked(ranks: Floats, gains: Floats, tokens: Ints, totals: Floats, *, count: int, eos_id: int) -> Candidates:
-    """The best `count` of all extensions (B, K, n) by rank, and what becomes of them in a beam search."""
-    sentences, beam_size, each = ranks.shape
-    order = np.argsort(-ranks.reshape(sentences, -1), axis=1, kind="stable")[:, :count]
-    rows = np.arange(sentences)[:, None]
-    tokens, gains = tokens.reshape(sentences, -1)[rows, order], gains.reshape(sentences, -1)[rows, order]
-    totals = totals.reshape(sentences, -1)[rows, order]
-    is_end = tokens == eos_id
-    ended = is_end & (totals > -np.inf) & (np.arange(tokens.shape[1]) < beam_size)
-    # At most one extension of a beam ends, so that K of the best 2 K go on.
-    live = np.argsort(is_end, axis=1, kind="stable")[:, :beam_size]
-    return Candidates(order // each, tokens, gains, totals, ended, live)
+def _extensions(
+    logits: Tensor, normalizers: Tensor, before: Floats, *, count: int, cost: Floats | None = None
+) -> Extensions:
+    """The best of all extensions of the beams, whose log-probabilities are `before` (B, K).
+
+    `cost` (B, 1, V) counts for what is best, and not for log-probabilities.
+    """
+    vocabulary = logits.size(-1)
+    offsets = torch.from_numpy(before).to(logits) - normalizers
+    ranked = logits if cost is None else logits - torch.from_numpy(cost).to(logits)
+    _, places = top(ranked, count, offsets)  # (B, C)
+    values = logits.flatten(1).gather(1, places) - normalizers.gather(1, places // vocabulary)
+    gains, found = values.double().cpu().numpy(), places.cpu().numpy()
+    parents, tokens = found // vocabulary, found % vocabulary
+    best = Extensions(parents, tokens, gains, np.take_along_axis(before, parents, axis=1) + gains)
+    paid = 0.0 if cost is None else np.take_along_axis(cost[:, 0], tokens, axis=1)
+    return _sorted(best, best.totals - paid)
+
+
+def _sorted(extensions: Extensions, ranks: Floats) -> Extensions:
+    rows, order = np.arange(len(ranks))[:, None], np.argsort(-ranks, axis=1, kind="stable")
+    return Extensions(*(part[rows, order] for part in extensions))
+
+
+def _judged(best: Extensions, beam_size: int, eos_id: int) -> Candidates:
+    """What becomes of extensions in a beam search. At most one of each beam ends, so that K of the best 2 K go on."""
+    is_end = best.tokens == eos_id
+    ended = is_end & (best.totals > -np.inf) & (np.arange(is_end.shape[1]) < beam_size)
+    return Candidates(*best, ended, np.argsort(is_end, axis=1, kind="stable")[:, :beam_size])
 
 
 def _with_wanted(
-    gains: Floats,
-    tokens: Ints,
-    logits: Tensor,
-    normalizers: Tensor,
-    beams: Beams,
-    requests: Sequence[Request],
-) -> tuple[Floats, Ints]:
-    """The candidates (B, K, n), and those that required runs want behind them, where they are not among them."""
-    beam_size = tokens.shape[1]
-    more = [
-        [
-            sorted(wanted(beams.prefix(row, beam), request.required) - set(tokens[row, beam]))
-            for beam in range(beam_size)
-        ]
-        for row, request in enumerate(requests)
-    ]
-    width = max((len(ids) for row in more for ids in row), default=0)
-    ids = np.array([[[*some, *[0] * (width - len(some))] for some in row] for row in more], dtype=np.int64)
-    real = np.array([[[True] * len(some) + [False] * (width - len(some)) for some in row] for row in more], dtype=bool)
-    values = logits.gather(-1, torch.from_numpy(ids.reshape(*tokens.shape[:2], width)).to(logits.device))
-    found = (values - normalizers.unsqueeze(-1)).double().cpu().numpy()
-    found[~real.reshape(found.shape)] = -np.inf
-    return np.concatenate([gains, found], axis=2), np.concatenate([tokens, ids.reshape(found.shape)], axis=2)
+    best: Extensions, logits: Tensor, normalizers: Tensor, beams: Beams, requests: Sequence[Request]
+) -> Extensions:
+    """The extensions, and among them those that required runs want."""
+    more = []
+    for row, request in enumerate(requests):
+        present = set(zip(best.parents[row].tolist(), best.tokens[row].tolist(), strict=True))
+        each = [(beam, wanted(beams.prefix(row, beam), request.required)) for beam in range(beams.tokens.shape[1])]
+        asked = [(beam, token) for beam, tokens in each for token in sorted(tokens)]
+        more.append([pair for pair in asked if pair not in present])
+    width = max(map(len, more))
+    filled = [[*some, *[(0, 0)] * (width - len(some))] for some in more]
+    pairs = np.array(filled, dtype=np.int64).reshape(len(more), width, 2)
+    parents, tokens = pairs[..., 0], pairs[..., 1]
+    rows = torch.arange(len(more)).unsqueeze(1)
+    beam, token = torch.from_numpy(parents), torch.from_numpy(tokens)
+    gains = (logits.cpu()[rows, beam, token] - normalizers.cpu()[rows, beam]).double().numpy()
+    gains[np.arange(width) >= np.array([[len(some)] for some in more])] = -np.inf  # they only fill up
+    added = Extensions(parents, tokens, gains, np.take_along_axis(beams.totals, parents, axis=1) + gains)
+    both = Extensions(*(np.concatenate(pair, axis=1) for pair in zip(best, added, strict=True)))
+    return _sorted(both, both.totals)
 
 
-def _extended(beams: Beams, candidates: Candidates, row: int, place: int) -> list[int]:
+def _extended(beams: Beams, candidates: Extensions, row: int, place: int) -> list[int]:
     """The tokens of a candidate, eos included."""
     return [*beams.prefix(row, candidates.parents[row, place]), int(candidates.tokens[row, place])]
 

@@ -1,38 +1,59 @@
 """The largest values of a row, ties by index, on rows as long as a vocabulary.
 
-Shapes: V values, C asked for, M blocks.
+Shapes: V values, C asked for, M classes.
 """
 
 import torch
 from torch import Tensor
 
 _SPARE = 16  # values fetched beyond those asked for, so that ties at the edge are nearly always all in sight
-_BLOCK = 16  # values of which only the largest is looked at first
+_CLASS = 16  # values of which only the largest is looked at first
 
 
-def top(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Like `torch.topk` along the last dimension, but equal values come in the order of their index."""
-    size = values.size(-1)
+def top(values: Tensor, count: int, offsets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The largest of values (B, K, V) + offsets (B, K) over K and V together, as if all stood in one row.
+
+    Returns them and their places in that row, (B, min(C, K V)), best first, equal ones by place.
+    """
+    size = values.size(-2) * values.size(-1)
     count = min(count, size)
-    best, index = _largest(values, min(count + _SPARE, size))
+    best, place = _largest(values, min(count + _SPARE, size), offsets)
     if best.size(-1) < size and (best[..., count - 1] == best[..., -1]).any():  # there may be more ties out of sight
-        best, index = values.sort(dim=-1, descending=True, stable=True)
-        return best[..., :count], index[..., :count]
-    index, order = index.sort(dim=-1)
+        whole = values if offsets is None else values + offsets.unsqueeze(-1)
+        best, place = whole.flatten(-2).sort(dim=-1, descending=True, stable=True)
+        return best[..., :count], place[..., :count]
+    place, order = place.sort(dim=-1)
     best, order = best.gather(-1, order).sort(dim=-1, descending=True, stable=True)
-    return best[..., :count], index.gather(-1, order)[..., :count]
+    return best[..., :count], place.gather(-1, order)[..., :count]
 
 
-def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`torch.topk`, which on a CPU is slow on long rows: the C largest lie in the C blocks with the largest maxima."""
-    blocks = values.size(-1) // _BLOCK
-    if values.is_cuda or blocks <= 2 * count:
-        return values.topk(count, dim=-1)
-    whole = values[..., : blocks * _BLOCK].reshape(*values.shape[:-1], blocks, _BLOCK)  # (..., M, block)
-    chosen = whole.amax(-1).topk(count, dim=-1).indices  # (..., C)
-    index = chosen.unsqueeze(-1) * _BLOCK + torch.arange(_BLOCK, device=values.device)  # (..., C, block)
-    index = index.flatten(-2)
-    rest = torch.arange(blocks * _BLOCK, values.size(-1), device=values.device)
-    index = torch.cat([index, rest.expand(*index.shape[:-1], -1)], dim=-1)
-    best, place = values.gather(-1, index).topk(count, dim=-1)
-    return best, index.gather(-1, place)
+def _largest(values: Tensor, count: int, offsets: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Without an order among equals.
+
+    `torch.topk` is slow on long rows on a CPU. The values of a row are divided into M classes, of every M-th value: the
+    C largest values lie in the C classes with the largest maxima, or behind the last whole class.
+    """
+    batch, beams, vocabulary = values.shape
+    classes = vocabulary // _CLASS
+    if values.is_cuda or beams * classes <= 2 * count:
+        whole = values if offsets is None else values + offsets.unsqueeze(-1)
+        return whole.flatten(-2).topk(count, dim=-1)
+    maxima = values[..., : classes * _CLASS].reshape(batch, beams, _CLASS, classes).amax(-2)  # (B, K, M)
+    maxima = maxima if offsets is None else maxima + offsets.unsqueeze(-1)
+    chosen = maxima.flatten(-2).topk(count, dim=-1).indices.unsqueeze(-1)  # (B, C, 1)
+    starts = chosen // classes * vocabulary + chosen % classes
+    place = (starts + torch.arange(0, classes * _CLASS, classes, device=values.device)).flatten(-2)
+    rest = torch.arange(classes * _CLASS, vocabulary, device=values.device)
+    if len(rest):
+        rest = (torch.arange(0, beams * vocabulary, vocabulary, device=values.device).unsqueeze(-1) + rest).flatten()
+        place = torch.cat([place, rest.expand(batch, -1)], dim=-1)
+    found = values.flatten(-2).gather(-1, place)
+    found = found if offsets is None else found + offsets.gather(-1, place // vocabulary)
+    best, order = found.topk(count, dim=-1)
+    return best, place.gather(-1, order)
+
+
+def log_sum_exp(values: Tensor) -> Tensor:
+    """Like `torch.logsumexp` over the last dimension, which on a CPU takes ten times as long; infinities give nan."""
+    highest = values.amax(-1, keepdim=True)
+    return (values - highest).exp_().sum(-1).log_() + highest.squeeze(-1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_STEPS = 16  # of room, at least, when columns are made
+_ROOM = 16  # columns, at least, when some are made
 
 
 class KeyValue(NamedTuple):
@@ -63,7 +63,7 @@ class DecoderCache:
         """Give each beam a column for its next token, which it sees and no other beam does."""
         beams = self.ancestry.size(2)
         if self.used + beams > self.ancestry.size(-1):
-            self._tidy()
+            self._tidy(torch.arange(self.ancestry.size(0), device=self.ancestry.device))
         itself = torch.full((beams, beams), -torch.inf, dtype=self.ancestry.dtype, device=self.ancestry.device)
         self.ancestry[..., self.used : self.used + beams] = itself.fill_diagonal_(0)
 
@@ -84,17 +84,15 @@ class DecoderCache:
 
     def keep(self, sentences: Tensor) -> None:
         """Let only these sentences (B',) stay, and of them only what a beam goes back to."""
-        self.past = self.past[..., : self.used, :].index_select(2, sentences)
-        self.ancestry = self.ancestry[..., : self.used].index_select(0, sentences)
         self.positions = self.positions.index_select(0, sentences)
-        self.longest = int(self.positions.max()) if self.positions.numel() else 0
-        cross_bias = self.cross_bias.index_select(0, sentences)
-        width = int((cross_bias == 0).sum(-1).max()) if cross_bias.numel() else 0
-        self.cross_bias = cross_bias[..., :width]
+        self.longest = int(self.positions.max()) if len(sentences) else 0
+        self.cross_bias = self.cross_bias.index_select(0, sentences)
+        width = int((self.cross_bias == 0).sum(-1).max()) if len(sentences) else 0
+        self.cross_bias = self.cross_bias[..., :width]
         self.memories = [
             KeyValue(*(part[:, :, :width].index_select(0, sentences) for part in memory)) for memory in self.memories
         ]
-        self._tidy()
+        self._tidy(sentences)
 
     def join(self, other: "DecoderCache") -> None:
         """Take in the sentences of another cache of the same model and beams, behind those that are here."""
@@ -113,18 +111,28 @@ class DecoderCache:
         self.positions = torch.cat([self.positions, other.positions])
         self.used, self.longest = columns, max(self.longest, other.longest)
 
-    def _tidy(self) -> None:
-        """Drop the nodes that no beam descends from, and make columns for the steps to come."""
-        past, ancestry = self.past[..., : self.used, :], self.ancestry[..., : self.used]
-        alive = (ancestry == 0).any(2).squeeze(1)  # (B, used)
+    def _tidy(self, sentences: Tensor) -> None:
+        """Of these sentences keep the nodes that a beam descends from, and make columns for the steps to come."""
+        ancestry = self.ancestry[..., : self.used].index_select(0, sentences)  # (B', 1, K, used)
+        alive = (ancestry == 0).any(2).squeeze(1)  # (B', used)
         width = int(alive.sum(-1).max()) if alive.numel() else 0
-        if width < self.used:
-            order = alive.int().argsort(dim=-1, descending=True, stable=True)[:, :width]  # as they were written
-            ancestry = ancestry.gather(3, order[:, None, None].expand(-1, -1, ancestry.size(2), -1))
-            past = past.gather(4, order[:, None, :, None].expand(*past.shape[:4], width, past.size(-1)))
-        room = max(_STEPS * ancestry.size(2), width // 2)
-        self.past, self.ancestry = _padded(past, -2, width + room), _padded(ancestry, -1, width + room, -torch.inf)
+        order = alive.int().argsort(dim=-1, descending=True, stable=True)[:, :width]  # as they were written
+        room = max(_ROOM, 4 * ancestry.size(2), width // 4)
+        ancestry = ancestry.gather(3, order[:, None, None].expand(-1, -1, ancestry.size(2), -1))
+        self.ancestry = _padded(ancestry, -1, width + room, -torch.inf)
+        self.past = _columns(self.past, sentences, _padded(order, -1, width + room))
         self.used = width
+
+
+def _columns(past: Tensor, sentences: Tensor, columns: Tensor) -> Tensor:
+    """The given columns (B', N') of sentences (B',) of past (L, 2, B, H, N, D), in one pass over whole rows of D."""
+    layers, two, _, heads, room, head_dim = past.shape
+    if not room:
+        return past.new_empty(layers, two, len(sentences), heads, columns.size(-1), head_dim)
+    head = sentences.unsqueeze(1) * heads + torch.arange(heads, device=past.device)  # (B', H)
+    rows = (head * room).unsqueeze(2) + columns.unsqueeze(1)  # (B', H, N')
+    chosen = past.view(layers * two, -1, head_dim).index_select(1, rows.flatten())
+    return chosen.view(layers, two, *rows.shape, head_dim)
 
 
 def _padded(x: Tensor, dim: int, size: int, value: float = 0.0) -> Tensor:

@@ -146,7 +146,7 @@ class OptimizedTransformer(nn.Module):
         )
 
     def decode_step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
-        """The last token of each beam (B, K) -> logits (B, K, V) of the next; the cache moves on by one."""
+        """The last token of each beam (B, K) -> hidden states (B, K, d) of the next; the cache moves on by one."""
         assert cache.longest < self.max_seq_len, f"the model writes at most max_seq_len ({self.max_seq_len}) tokens"
         cache.begin_step()
         x = self.tgt_embedding(tokens) * math.sqrt(self.d_model)  # (B, K, d)
@@ -155,7 +155,8 @@ class OptimizedTransformer(nn.Module):
             memory = cache.memories[index]
             x = layer(x, memory, cross_bias=cache.cross_bias, rotation=rotation, cache=cache.layer(index))
         cache.end_step()
-        return self.project(self.decoder_norm(x))
+        hidden: Tensor = self.decoder_norm(x)
+        return hidden
 
     def compile_layers(self) -> None:
         """Compile what training does with each layer; layers of one kind share the compiled code.

@@ -50,6 +50,9 @@ class CopyModel:
         cache.rows = [(row, place + 1) for row, place in cache.rows]
         return 20 * torch.nn.functional.one_hot(target, VOCABULARY).float()[:, None].expand(-1, tokens.size(1), -1)
 
+    def project(self, hidden: Tensor) -> Tensor:
+        return hidden
+
 
 def run(model, sources, settings=None, **changes) -> list[list[Hypothesis]]:
     options = {

@@ -3,18 +3,33 @@
 import pytest
 import torch
 
-from pytorch_dl.generation.top import top
+from pytorch_dl.generation.top import log_sum_exp, top
 
 
+@pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("size", [3, 20, 100, 1003])
 @pytest.mark.parametrize("count", [1, 4, 30])
 @pytest.mark.parametrize("levels", [1, 2, 7, 1000, 10**6])
-def test_top_equals_a_stable_sort(size, count, levels):
-    values = torch.randint(levels, (6, size), generator=torch.Generator().manual_seed(size)).float()
+def test_top_equals_a_stable_sort_of_all_beams_together(size, count, levels, beams):
+    random = torch.Generator().manual_seed(size)
+    values = torch.randint(levels, (6, beams, size), generator=random).float()
     values[3] = -torch.inf
-    values[4, ::2] = -torch.inf
-    best, index = top(values, count)
-    for row in range(6):
-        expected = sorted(range(size), key=lambda i: (-values[row, i], i))[:count]
-        assert index[row].tolist() == expected
-        assert best[row].tolist() == values[row, expected].tolist()
+    values[4, :, ::2] = -torch.inf
+    for offsets in (
+        None,
+        torch.randint(-5, 5, (6, beams), generator=random).float().index_fill_(0, torch.tensor([5]), -torch.inf),
+    ):
+        best, place = top(values, count, offsets)
+        whole = values if offsets is None else values + offsets.unsqueeze(-1)
+        for row, numbers in enumerate(whole.flatten(1)):
+            expected = sorted(range(beams * size), key=lambda i: (-numbers[i], i))[:count]
+            assert place[row].tolist() == expected
+            assert best[row].tolist() == numbers[expected].tolist()
+
+
+def test_log_sum_exp_is_that_of_torch_and_no_number_where_there_is_none():
+    values = 40 * torch.randn(5, 3, 100, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    values[0, :, 1:] = -torch.inf
+    assert torch.allclose(log_sum_exp(values), values.logsumexp(-1), rtol=1e-14, atol=0)
+    values[1, 0, 3], values[2, 0, 3], values[3, 0] = torch.inf, torch.nan, -torch.inf
+    assert torch.isfinite(log_sum_exp(values))[1:4, 0].logical_not().all()

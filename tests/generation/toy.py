@@ -54,6 +54,9 @@ class ToyModel:
         cache.state = torch.tanh(mixed + self.embedding[tokens] + cache.source[:, None])
         return self.sharpness * (self.output * cache.state[..., None, :]).sum(-1)
 
+    def project(self, hidden: Tensor) -> Tensor:
+        return hidden  # decode_step makes logits already
+
     def log_probs(self, source: Sequence[int], prefix: Sequence[int]) -> Tensor:
         """(V,) after a prefix, from scratch."""
         cache = self.start_decoding(torch.tensor([[*source, EOS]]))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pytorch_dl.models.dropout import mix_number, token_keys
+from pytorch_dl.models.kv_cache import DecoderCache
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer, Side
 
 VOCAB = 23
@@ -19,6 +20,11 @@ class Pair(NamedTuple):
     src: list[int]
     tgt: list[int]
     labels: list[int]
+
+
+def decode_step(model: OptimizedTransformer, tokens: Tensor, cache: DecoderCache) -> Tensor:
+    """The last token of each beam (B, K) -> logits (B, K, V) of the next."""
+    return model.project(model.decode_step(tokens, cache))
 
 
 def small(**changes: Any) -> OptimizedTransformer:

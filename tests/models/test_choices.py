@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
-from small_models import VOCAB, gradients, random_pairs, sides, small, summed_loss
+from small_models import VOCAB, decode_step, gradients, random_pairs, sides, small, summed_loss
 from torch import Tensor, nn
 
 from pytorch_dl.config.model_config import ModelConfig
@@ -73,7 +73,7 @@ def test_choices_go_together(choices: tuple[str, bool, str, str], use: str) -> N
     else:
         tokens = torch.randint(1, VOCAB, (2, 5))
         cache = model.start_decoding(tokens)
-        assert model.decode_step(tokens[:, :1], cache).shape == (2, 1, VOCAB)
+        assert decode_step(model, tokens[:, :1], cache).shape == (2, 1, VOCAB)
 
 
 class CustomEncoderLayer(TransformerEncoderLayer):
@@ -137,7 +137,7 @@ def test_a_layer_of_your_own_decodes() -> None:
     model = small(decoder_layer=WrappedDecoderLayer).double().eval()
     src, tgt = torch.tensor([[5, 6, 7], [8, 9, 0]]), torch.tensor([[1, 5, 6, 7], [1, 9, 8, 3]])
     cache = model.start_decoding(src)
-    steps = torch.cat([model.decode_step(tgt[:, place : place + 1], cache) for place in range(4)], dim=1)
+    steps = torch.cat([decode_step(model, tgt[:, place : place + 1], cache) for place in range(4)], dim=1)
     assert torch.allclose(steps, model(src, tgt), rtol=0, atol=1e-12)
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from small_models import VOCAB, assert_same, small
+from small_models import VOCAB, assert_same, decode_step, small
 from torch import Tensor
 
 from pytorch_dl.models.kv_cache import DecoderCache, KeyValue
@@ -108,7 +108,7 @@ def test_cached_decoding_is_full_decoding(variant: dict[str, object]) -> None:
     cache = model.start_decoding(src, beam_size=beams)
     written = torch.randint(1, VOCAB, (3, beams, 1))
     for step in range(steps):
-        logits = model.decode_step(written[..., -1], cache)
+        logits = decode_step(model, written[..., -1], cache)
         assert_same(logits, full_logits(model, src, written), relative=1e-12, what=step)
         if step in (2, 4):
             sentences = torch.tensor([0, 2]) if step == 2 else torch.tensor([1])
@@ -128,7 +128,7 @@ def test_cached_decoding_in_single_precision() -> None:
     cache = model.start_decoding(src)
     written = torch.randint(1, VOCAB, (2, 1, 9))
     for step in range(9):
-        logits = model.decode_step(written[..., step], cache)
+        logits = decode_step(model, written[..., step], cache)
         assert_same(logits, full_logits(model, src, written[..., : step + 1]), relative=1e-5)
 
 
@@ -147,7 +147,7 @@ def test_sentences_of_other_lengths_that_join_later_are_decoded_as_if_alone(vari
         if step in (2, 5):
             cache.join(model.start_decoding(sources[present], beam_size=2))
             present += 1
-        logits = model.decode_step(torch.cat([tokens[..., -1] for tokens in written[:present]]), cache)
+        logits = decode_step(model, torch.cat([tokens[..., -1] for tokens in written[:present]]), cache)
         for row in range(present):
             expected = full_logits(model, sources[row], written[row])
             assert_same(logits[row : row + 1], expected, relative=1e-12, what=(step, row))
@@ -163,6 +163,6 @@ def test_a_target_longer_than_the_model_is_our_bug() -> None:
     model, src = small().eval(), torch.ones(1, 3, dtype=torch.int64)
     cache = model.start_decoding(src)
     for _ in range(model.max_seq_len):
-        model.decode_step(src[:, :1], cache)
+        decode_step(model, src[:, :1], cache)
     with pytest.raises(AssertionError, match=r"at most max_seq_len \(32\) tokens"):
-        model.decode_step(src[:, :1], cache)
+        decode_step(model, src[:, :1], cache)
