@@ -79,7 +79,7 @@ def diverse_beam_search(
         before = np.where(first, np.where(np.arange(size) == 0, 0.0, -np.inf), before)
         best = _extensions(logits[:, own], normalizers[:, own], before, count=2 * size, cost=cost)
         part = _judged(best, size, eos_id)
-        np.add.at(cost, (rows, 0, part.tokens[rows, part.live]), penalty)
+        np.add.at(cost[:, 0], (rows, part.tokens[rows, part.live]), penalty)
         parts.append(part._replace(parents=part.parents + group * size, live=part.live + group * 2 * size))
     return Candidates(*(np.concatenate(same, axis=1) for same in zip(*parts, strict=True)))
 
@@ -194,7 +194,8 @@ def _extensions(
 
 def _sorted(extensions: Extensions, ranks: Floats) -> Extensions:
     rows, order = np.arange(len(ranks))[:, None], np.argsort(-ranks, axis=1, kind="stable")
-    return Extensions(*(part[rows, order] for part in extensions))
+    parents, tokens, gains, totals = extensions
+    return Extensions(parents[rows, order], tokens[rows, order], gains[rows, order], totals[rows, order])
 
 
 def _judged(best: Extensions, beam_size: int, eos_id: int) -> Candidates:

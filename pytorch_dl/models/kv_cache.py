@@ -53,7 +53,8 @@ class DecoderCache:
 
     @classmethod
     def empty(cls, memories: list[KeyValue], cross_bias: Tensor, *, beams: int, heads: int, head_dim: int) -> Self:
-        """Before the first token."""
+        """Before the first token. The memories are laid out anew, or each step would do it to multiply them."""
+        memories = [KeyValue(*(part.contiguous() for part in memory)) for memory in memories]
         batch = cross_bias.size(0)
         past = cross_bias.new_empty(len(memories), 2, batch, heads, 0, head_dim)
         positions = torch.zeros(batch, 1, dtype=torch.long, device=cross_bias.device)

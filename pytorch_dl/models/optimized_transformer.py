@@ -7,7 +7,7 @@ Shapes: B batch, S source, T target, K beams, d d_model, V vocabulary.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -131,14 +131,19 @@ class OptimizedTransformer(nn.Module):
             x = self._run(layer, x, memory, self_bias=self_bias, cross_bias=cross_bias, rotation=rotation, keys=keys)
         return self._run(self.decoder_norm, x)
 
-    def start_decoding(self, src: Tensor, *, beam_size: int = 1) -> DecoderCache:
-        """Padded src (B, S) -> the cache with which `decode_step` writes, token by token, in `beam_size` beams."""
+    def start_decoding(
+        self, src: Tensor, *, beam_size: int = 1, layers: Iterable[nn.Module] | None = None
+    ) -> DecoderCache:
+        """Padded src (B, S) -> the cache with which `decode_step` writes, token by token, in `beam_size` beams.
+
+        `layers` are those that will read it, if not the model's own.
+        """
         side = self.side(src)
         memory = self.encode(side)
-        layers: list[Any] = list(self.decoder_layers)
+        readers: list[Any] = list(layers or self.decoder_layers)
         cross_bias = additive(segment_mask(torch.ones_like(side.segments[:, :1]), side.segments), memory.dtype)
         return DecoderCache.empty(
-            [layer.project_memory(memory) for layer in layers],
+            [layer.project_memory(memory) for layer in readers],
             cross_bias,
             beams=beam_size,
             heads=self.n_kv_heads,

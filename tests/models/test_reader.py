@@ -1,0 +1,90 @@
+"""A model read out against the model itself: all variants in float64, and what lower precisions cost."""
+
+import itertools
+
+import pytest
+import torch
+from small_models import VOCAB, assert_same, decode_step, small
+from torch import nn
+
+from pytorch_dl.models.lowered import PRODUCTS, product_of
+from pytorch_dl.models.reader import Reader, is_known
+from pytorch_dl.models.transformer_blocks import TransformerDecoderLayer
+
+NAMES = ("positions", "norm_first", "norm_type", "activation", "bias", "n_kv_heads")
+CHOICES = (
+    ("rope", "sinusoidal", "learned"),
+    (True, False),
+    ("rmsnorm", "layernorm"),
+    ("swiglu", "relu"),
+    (True, False),
+    (None, 2),
+)
+VARIANTS = [dict(zip(NAMES, values, strict=True)) for values in itertools.product(*CHOICES)]
+
+
+@pytest.mark.usefixtures("float64")
+@torch.no_grad()
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: "-".join(str(value) for value in variant.values()))
+def test_reading_is_the_model_s_own_decoding(variant) -> None:
+    model = small(**variant).eval()
+    reader = Reader(model)
+    src = torch.randint(1, VOCAB, (3, 6))
+    src[1, 3:] = 0
+    caches = model.start_decoding(src, beam_size=2), reader.start_decoding(src, beam_size=2)
+    for step in range(7):
+        tokens = torch.randint(1, VOCAB, (caches[0].positions.size(0), 2))
+        expected, read = decode_step(model, tokens, caches[0]), reader.project(reader.decode_step(tokens, caches[1]))
+        assert_same(read, expected, relative=1e-11, what=step)
+        order = torch.randint(0, 2, tokens.shape)
+        for cache in caches:
+            cache.reorder(order)
+            if step == 3:
+                cache.keep(torch.tensor([0, 2]))
+
+
+class MyLayer(TransformerDecoderLayer):
+    """A user's own."""
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", [{}, {"decoder_layer": MyLayer}, {"bias": True}, {"norm_first": False}], ids=str)
+@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-5), ("bf16", 0.05), ("int8", 0.1)])
+def test_lower_precision_costs_little(precision, bound, changes) -> None:
+    model = small(**changes).eval()
+    assert is_known(model) == ("decoder_layer" not in changes)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    reader = Reader(model, precision=precision)
+    src = torch.randint(1, VOCAB, (4, 6))
+    caches = model.start_decoding(src, beam_size=3), reader.start_decoding(src, beam_size=3)
+    for _ in range(5):
+        tokens = torch.randint(1, VOCAB, (4, 3))
+        expected, read = decode_step(model, tokens, caches[0]), reader.project(reader.decode_step(tokens, caches[1]))
+        error = (read.float() - expected).norm() / expected.norm()
+        assert error < bound
+        assert precision == "fp32" or error > 1e-6, "it was not lowered"
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("precision", sorted(PRODUCTS))
+@pytest.mark.parametrize("bias", [True, False])
+def test_products_are_the_linear_layer_s_with_factors_of_rows_and_inputs(precision, bias) -> None:
+    linear = nn.Linear(48, 40, bias=bias)
+    x, factor, scale = torch.randn(5, 3, 48), torch.rand(5, 3, 1) + 0.5, torch.rand(48) + 0.5
+    bound = {"fp32": 1e-6, "bf16": 0.02, "int8": 0.03}[precision]
+    for given, inputs in ((None, x), (scale, x * scale)):
+        product = product_of(linear, precision, scale=given)
+        plain, scaled = product(x).float(), product(x, factor)
+        assert (plain - linear(inputs)).norm() < bound * plain.norm()
+        assert (scaled - linear(inputs * factor)).norm() < bound * scaled.norm()
+
+
+@torch.no_grad()
+def test_rows_of_8_bits_do_not_depend_on_each_other() -> None:
+    product = product_of(nn.Linear(64, 96), "int8")
+    x = torch.randn(37, 64) * torch.logspace(-3, 3, 37).unsqueeze(1)
+    whole = product(x)
+    for rows in (1, 2, 3, 16, 17, 31):
+        assert torch.equal(product(x[:rows]), whole[:rows])
+    assert torch.isfinite(product(torch.zeros(2, 64))).all()
