@@ -28,7 +28,7 @@ from pytorch_dl.process import keep_freed_memory
 
 CONFIG = ROOT / "configs" / "multi30k-quick.yaml"
 GOAL, BEAM, LEARNING_RATE, SENTENCES = 35.0, 5, 7e-4, 50
-WARMUP_STEPS, TIMED_STEPS = 5, 50  # it groups 50 batches by length, the longest first
+WARMUP_STEPS, TIMED_STEPS = 5, 100  # it groups 50 batches by length, the longest first
 
 
 def main() -> None:

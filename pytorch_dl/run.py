@@ -250,7 +250,8 @@ def _decoder(data: DataModule, training: TrainingConfig) -> Decode | None:
 
     def decode(model: OptimizedTransformer, poll: Callable[[], None]) -> Decoded:
         settings = SearchSettings(beam_size=1)
-        found = Translator(model, tokenizers).hypotheses(sources, settings, progress=lambda _: poll())
+        translator = Translator(model, tokenizers, reads_as_trained=True)
+        found = translator.hypotheses(sources, settings, progress=lambda _: poll())
         texts = [best[0].text for best in found]
         scores = {name: metric(texts, references).value for name, metric in metrics.items()}
         samples = [Sample(*sample) for sample in zip(sources, references, texts, strict=True)]

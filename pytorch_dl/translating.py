@@ -182,10 +182,11 @@ def _translate(
     form: Form,
     write: Write,
     *,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     first: int = 0,
 ) -> None:
-    """Write what each line becomes, in order, `chunk` lines at a time; `first` lines have been written before."""
+    """Write what each line becomes, in order, some at a time; `first` lines have been written before."""
+    chunk = chunk or CHUNK
     left, warned, done, started = iter(lines), False, first, time.monotonic()
     while some := list(itertools.islice(left, chunk)):
         if not warned and (warned := any("\t" in line.text for line in some)):

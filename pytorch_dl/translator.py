@@ -19,7 +19,9 @@ from pytorch_dl.generation.constraints import Constraints
 from pytorch_dl.generation.generate import generate
 from pytorch_dl.generation.hypothesis import Hypothesis, Request
 from pytorch_dl.generation.settings import SearchSettings
+from pytorch_dl.models.lowered import PRODUCTS
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from pytorch_dl.models.reader import Reader
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.training.train_state import TrainState
@@ -45,12 +47,25 @@ class Translation:
 
 
 class Translator:
-    """A model with its tokenizers."""
+    """A model with its tokenizers.
+
+    `precision` is that of the matrix products in translating: fp32, bf16 or int8. A model whose weights change after
+    this is to have `reads_as_trained`, so that what is read out is the model itself.
+    """
 
     def __init__(
-        self, model: OptimizedTransformer, tokenizers: TokenizerPair, *, max_tokens_per_batch: int = 4096
+        self,
+        model: OptimizedTransformer,
+        tokenizers: TokenizerPair,
+        *,
+        max_tokens_per_batch: int = 4096,
+        precision: str = "fp32",
+        reads_as_trained: bool = False,
     ) -> None:
+        if precision not in PRODUCTS:
+            raise ConfigError(f"unknown precision {precision!r}", fix=f"give one of {', '.join(PRODUCTS)}")
         self.model, self.tokenizers, self.max_tokens_per_batch = model, tokenizers, max_tokens_per_batch
+        self.reader: OptimizedTransformer | Reader = model if reads_as_trained else Reader(model, precision=precision)
 
     def translate(
         self, lines: Sequence[str], *, beam_size: int | None = None, length_penalty: float | None = None
@@ -99,7 +114,7 @@ class Translator:
         was_training = self.model.training
         self.model.eval()
         found = generate(
-            self.model,
+            self.reader,
             requests,
             settings,
             pad_id=tgt.pad_id,
@@ -198,8 +213,11 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def load(run: str | Path, *, device: str = "auto") -> Translator:
-    """Load the finished model of a run folder; of an unfinished run, the best checkpoint so far."""
+def load(run: str | Path, *, device: str = "auto", precision: str = "fp32") -> Translator:
+    """Load the finished model of a run folder; of an unfinished run, the best checkpoint so far.
+
+    `precision` is that of the matrix products in translating: fp32, bf16 or int8.
+    """
     folder = RunFolder(Path(run))
     config = folder.read_config()
     place = choose_device(device)
@@ -208,7 +226,7 @@ def load(run: str | Path, *, device: str = "auto") -> Translator:
     model = build_model(config, tokenizers)
     weights, where = _weights(folder)
     ckpt.load_weights(model, weights, where=where)
-    return Translator(model.to(place).eval(), tokenizers)
+    return Translator(model.to(place).eval(), tokenizers, precision=precision)
 
 
 def _weights(folder: RunFolder) -> tuple[dict[str, torch.Tensor], str]:

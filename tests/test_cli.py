@@ -341,7 +341,7 @@ class TestTranslate:
         assert together.out == "".join(alone)
 
     def test_many_lines_keep_their_order(self, tiny_run, capsys, monkeypatch):
-        monkeypatch.setattr("pytorch_dl.commands.CHUNK", 3)
+        monkeypatch.setattr("pytorch_dl.translating.CHUNK", 3)
         lines = [src for src, _ in pairs(8)]
         typed(monkeypatch, "".join(f"{line}\n" for line in lines).encode())
         result = call(capsys, "translate", tiny_run, "--json", "--beam", 1)
@@ -360,7 +360,8 @@ class TestTranslate:
         assert [len(line["translations"]) for line in lines] == [2, 2, 1]
         best, second = lines[0]["translations"]
         assert best["score"] >= second["score"]
-        assert {"text", "score", "log_prob", "finished", "source_cut"} == best.keys()
+        expected = {"text", "score", "log_prob", "finished", "source_cut", "tokens", "token_log_probs"}
+        assert expected == best.keys()
 
     def test_nbest_prints_number_score_and_text(self, tiny_run, capsys):
         result = call(capsys, "translate", tiny_run, "--nbest", 3, "--beam", 1, "-t", "ab", "-t", "cd ef")

@@ -45,7 +45,7 @@ class Ours:
         """Do the task."""
         special = self.translator.tokenizers.tgt
         found = generate(
-            self.translator.model,
+            self.translator.reader,
             [Request(source) for source in task.sources],
             SearchSettings(
                 beam_size=task.beam_size,

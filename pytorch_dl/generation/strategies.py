@@ -14,7 +14,7 @@ from pytorch_dl.generation.beams import Beams, Candidates, Floats, Ints
 from pytorch_dl.generation.hypothesis import Request
 from pytorch_dl.generation.rules import met, wanted
 from pytorch_dl.generation.settings import SearchSettings
-from pytorch_dl.generation.top import top
+from pytorch_dl.generation.top import highest, top
 
 # (logits (B, K, V), the log of what their exponentials sum to (B, K), beams, their sentences) -> candidates
 Strategy = Callable[[Tensor, Tensor, Beams, Sequence[Request]], Candidates]
@@ -38,7 +38,7 @@ def greedy(
     logits: Tensor, normalizers: Tensor, beams: Beams, requests: Sequence[Request], *, eos_id: int
 ) -> Candidates:
     """The likeliest token of each beam; ties go to the lowest id."""
-    values, tokens = logits.max(dim=-1)
+    values, tokens = highest(logits)
     return _chains(values - normalizers, tokens, beams, eos_id)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 _SPARE = 16  # values fetched beyond those asked for, so that ties at the edge are nearly always all in sight
 _CLASS = 16  # values of which only the largest is looked at first
+_BLOCK = 64  # likewise, that lie side by side
 
 
 def top(values: Tensor, count: int, offsets: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -51,6 +52,17 @@ def _largest(values: Tensor, count: int, offsets: Tensor | None) -> tuple[Tensor
     found = found if offsets is None else found + offsets.gather(-1, place // vocabulary)
     best, order = found.topk(count, dim=-1)
     return best, place.gather(-1, order)
+
+
+def highest(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Like `torch.max` over the last dimension, of equal values the first: by blocks, which is faster on long rows."""
+    blocks = values.size(-1) // _BLOCK
+    if values.is_cuda or blocks < 2 or values.size(-1) % _BLOCK:
+        return values.max(-1)
+    apart = values.view(*values.shape[:-1], blocks, _BLOCK)
+    best, block = apart.amax(-1).max(-1)
+    inside = apart.gather(-2, block[..., None, None].expand(*block.shape, 1, _BLOCK)).squeeze(-2).max(-1).indices
+    return best, block * _BLOCK + inside
 
 
 def log_sum_exp(values: Tensor) -> Tensor:

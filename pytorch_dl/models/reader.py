@@ -5,7 +5,7 @@ the factor of RMSNorm is multiplied in behind the product that follows it, its w
 the scale of attention scores; rotary pairs stand side by side, so that a rotation is one product of complex numbers;
 and the matrix products run in the precision that is asked for.
 
-Shapes: B sentences, K beams, S source, N tokens so far, H query heads, G key heads, D head_dim, d d_model, V vocabulary.
+Shapes: B sentences, K beams, S source, N tokens so far, H and G heads of queries and keys, D head_dim, d d_model.
 """
 
 import copy

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pytorch_dl.generation.top import log_sum_exp, top
+from pytorch_dl.generation.top import highest, log_sum_exp, top
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -25,6 +25,16 @@ def test_top_equals_a_stable_sort_of_all_beams_together(size, count, levels, bea
             expected = sorted(range(beams * size), key=lambda i: (-numbers[i], i))[:count]
             assert place[row].tolist() == expected
             assert best[row].tolist() == numbers[expected].tolist()
+
+
+@pytest.mark.parametrize("size", [5, 128, 130, 640])
+@pytest.mark.parametrize("levels", [1, 2, 1000])
+def test_the_highest_is_the_first_of_equals(size, levels):
+    values = torch.randint(levels, (6, 2, size), generator=torch.Generator().manual_seed(size)).float()
+    values[3] = -torch.inf
+    best, place = highest(values)
+    for row, numbers in enumerate(values.view(12, size).tolist()):
+        assert (best.flatten()[row], place.flatten()[row]) == (max(numbers), numbers.index(max(numbers)))
 
 
 def test_log_sum_exp_is_that_of_torch_and_no_number_where_there_is_none():
