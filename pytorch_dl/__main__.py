@@ -1,5 +1,5 @@
 """`python -m pytorch_dl` is `pytorch-dl`."""
 
-from pytorch_dl.cli import main
+from pytorch_dl.entry import main
 
 main()

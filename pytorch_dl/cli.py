@@ -3,20 +3,15 @@
 Heavy imports wait until a command needs them, so that help and completion are quick.
 """
 
-import os
-import signal
 import subprocess
 import sys
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pytorch_dl import options as o
-from pytorch_dl.errors import ConfigError, Interrupted
-from pytorch_dl.failures import told
-from pytorch_dl.process import fix_kernels
+from pytorch_dl.errors import ConfigError
 
 if TYPE_CHECKING:
     from pytorch_dl.config import Config
@@ -272,54 +267,3 @@ def _new_folder() -> Path:
     import datetime
 
     return Path("runs") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-
-
-def main() -> None:
-    """Run the command line of this process, and end it with the exit code."""
-    fix_kernels()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP, and means it
-            signal.signal(number, signal.default_int_handler)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
-    code = execute([word for word in sys.argv[1:] if word != "--debug"], debug="--debug" in sys.argv)
-    raise SystemExit(_flush(code))
-
-
-def execute(arguments: list[str], *, debug: bool = False) -> int:
-    """Run a command line, and turn whatever ends it into an exit code and, for errors, one line on stderr."""
-    try:
-        _refuse_other_encodings(arguments)
-        code = int(app(arguments, standalone_mode=False, prog_name="pytorch-dl") or 0)
-        if code == 128 + signal.SIGINT:  # what typer makes of Ctrl-C
-            raise KeyboardInterrupt
-        return code
-    except SystemExit as ended:
-        if isinstance(ended.__context__, BrokenPipeError):  # the reader has enough, as in `| head`; typer makes it 1
-            return 0
-        raise
-    except (Exception, KeyboardInterrupt) as error:
-        if debug:
-            traceback.print_exc()
-        line, exit_code = told(error)
-        if line:
-            kind = "" if isinstance(error, Interrupted | KeyboardInterrupt) else "error: "
-            print(f"pytorch-dl: {kind}{' '.join(line.split())}", file=sys.stderr)
-        return exit_code
-
-
-def _refuse_other_encodings(arguments: list[str]) -> None:
-    for word in arguments:
-        try:
-            word.encode()
-        except UnicodeEncodeError:
-            raise ConfigError(f"the argument {os.fsencode(word)!r} is not UTF-8", fix="give it in UTF-8") from None
-
-
-def _flush(code: int) -> int:
-    """Write out what is left to print; to a reader that has gone, nothing."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return code

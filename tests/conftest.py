@@ -25,7 +25,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished `run` on text.tsv, which lies beside it."""
-    from pytorch_dl.cli import execute
+    from pytorch_dl.entry import execute
 
     folder = tmp_path_factory.mktemp("tiny")
     text = write_tsv(folder / "text.tsv")

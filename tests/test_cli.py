@@ -77,7 +77,7 @@ class TestHelp:
         subprocess.run([sys.executable, "-c", code], check=True, env=environment())
 
     def test_loads_no_torch(self):
-        code = "import pytorch_dl.cli, sys; assert 'torch' not in sys.modules, 'help would be slow'"
+        code = "import pytorch_dl.entry, sys; assert 'torch' not in sys.modules, 'help would be slow'"
         subprocess.run([sys.executable, "-c", code], check=True, env=environment())
 
 
@@ -587,9 +587,9 @@ class TestProcess:
 
     def test_a_signal_before_training_is_told_in_one_line(self, tmp_path):
         program = (
-            "import os, signal, pytorch_dl.dataset.efficient_dataloader as module, pytorch_dl.cli\n"
+            "import os, signal, pytorch_dl.dataset.efficient_dataloader as module, pytorch_dl.entry\n"
             "module.open_or_build = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)\n"
-            "pytorch_dl.cli.main()\n"
+            "pytorch_dl.entry.main()\n"
         )
         options = ["run", "--src", str(write_tsv(tmp_path / "text.tsv")), "--out", "run", *TINY]
         done = subprocess.run(
@@ -607,9 +607,9 @@ class TestProcess:
 
     def test_bits_do_not_depend_on_the_process(self):
         program = (
-            "import os, sys, pytorch_dl.cli\n"
+            "import os, sys, pytorch_dl.entry\n"
             "sys.argv = ['pytorch-dl', 'config', 'show']\n"
-            "try: pytorch_dl.cli.main()\n"
+            "try: pytorch_dl.entry.main()\n"
             "finally: assert 'torch' not in sys.modules; print(os.environ.get('MKL_CBWR'), file=sys.stderr)\n"
         )
         inherited = {name: value for name, value in environment().items() if name != "MKL_CBWR"}

@@ -8,7 +8,7 @@ import torch
 import typer
 from tiny_runs import call
 
-from pytorch_dl.cli import execute
+from pytorch_dl.entry import execute
 from pytorch_dl.errors import DataError, NonFiniteError, PeerLostError
 from pytorch_dl.failures import told
 

@@ -2,7 +2,7 @@
 
 Imports point down only, and folders of one layer do not import each other:
 
-    L4  cli options failures commands translating resumable run prepare demo __main__ benchmark examples scripts
+    L4  entry cli options failures commands translating resumable run prepare demo __main__ benchmark examples scripts
     L3  evaluation experiments export translator
     L2  training generation
     L1  models dataset
@@ -26,7 +26,7 @@ LAYERS = [
     {"training", "generation"},
     {"evaluation", "experiments", "export", "translator"},
     {
-        *("cli", "options", "failures", "commands", "translating", "resumable", "run", "prepare", "demo", "__main__"),
+        *("entry", "cli", "options", "failures", "commands", "translating", "resumable", "run", "prepare", "demo", "__main__"),
         *("benchmark", "examples", "scripts"),
     },
 ]

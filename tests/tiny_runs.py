@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from pytorch_dl.cli import execute
+from pytorch_dl.entry import execute
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [
