@@ -26,7 +26,8 @@ LAYERS = [
     {"training", "generation"},
     {"evaluation", "experiments", "export", "translator"},
     {
-        *("entry", "cli", "options", "failures", "commands", "translating", "resumable", "run", "prepare", "demo", "__main__"),
+        *("entry", "__main__", "cli", "options", "failures", "commands", "translating", "resumable"),
+        *("run", "prepare", "demo"),
         *("benchmark", "examples", "scripts"),
     },
 ]

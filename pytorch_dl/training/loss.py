@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK_ROWS = {"cpu": 1024, "cuda": 4096}  # of logits at once: fewer make the products slower
+LEAN_PARTS = 3  # of such a chunk, where memory counts more than time
 BLOCK_NUMBERS = {"cpu": 1 << 19}  # of float32 at once: on a CPU they stay in the cache
+BLOCK_TOKENS = 2048  # of the vocabulary whose gradient is added at once to that of earlier chunks
 
 
 class Loss(NamedTuple):
@@ -24,28 +26,36 @@ class Loss(NamedTuple):
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, labels: Tensor, *, ignored: int, label_smoothing: float = 0.0
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    ignored: int,
+    label_smoothing: float = 0.0,
+    lean: bool = False,
 ) -> Loss:
     """Sum of -log p(label) over hidden (..., d), weight (V, d) and labels (...), without the `ignored` ones.
 
-    With label smoothing, the target is 1 - eps on the label plus eps / V on every token, as in torch.
+    With label smoothing, the target is 1 - eps on the label plus eps / V on every token, as in torch. `lean` takes
+    smaller chunks: less memory, a little slower.
     """
     if not torch.is_grad_enabled():  # which a Function is not told
         hidden, weight = hidden.detach(), weight.detach()
     rows = hidden.flatten(0, -2), weight, labels.flatten()
-    return Loss(*_LinearCrossEntropy.apply(*rows, ignored, label_smoothing))  # type: ignore[no-untyped-call]
+    chunk_rows = CHUNK_ROWS.get(hidden.device.type, 1024) // (LEAN_PARTS if lean else 1)
+    return Loss(*_LinearCrossEntropy.apply(*rows, ignored, label_smoothing, chunk_rows))  # type: ignore[no-untyped-call]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, ignored: int, smoothing: float
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, ignored: int, smoothing: float, rows: int
     ) -> tuple[Tensor, Tensor]:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         train = any(ctx.needs_input_grad[:2])
         with torch.autocast(device, enabled=False):
-            sums, grads = _forward_chunks(hidden.to(dtype), weight.to(dtype), labels, ignored, smoothing, train)
+            sums, grads = _forward_chunks(hidden.to(dtype), weight.to(dtype), labels, ignored, smoothing, rows, train)
         if train:
             ctx.save_for_backward(grads[0].to(hidden.dtype), grads[1].to(weight.dtype))
         ctx.mark_non_differentiable(sums[1])
@@ -55,11 +65,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden_grad, weight_grad = ctx.saved_tensors
-        return hidden_grad * grad, weight_grad * grad, None, None, None
+        return hidden_grad * grad, weight_grad * grad, None, None, None, None
 
 
 def _forward_chunks(
-    hidden: Tensor, weight: Tensor, labels: Tensor, ignored: int, smoothing: float, train: bool
+    hidden: Tensor, weight: Tensor, labels: Tensor, ignored: int, smoothing: float, rows: int, train: bool
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Both sums, and their gradients for hidden and weight.
 
@@ -75,7 +85,6 @@ def _forward_chunks(
     lse_sum = torch.zeros_like(nll)
     hidden_grad = torch.empty_like(hidden, dtype=accurate) if train else hidden
     weight_grad = -uniform * hidden_sum if train else weight  # the same for all rows, until there are products
-    rows = CHUNK_ROWS.get(hidden.device.type, 1024)
     index = torch.arange(rows, device=hidden.device)
     for start in range(0, max(1, hidden.size(0)), rows):
         part = slice(start, start + rows)
@@ -92,9 +101,16 @@ def _forward_chunks(
             )
             scale = valid[part] / total
             hidden_grad[part] = (exps @ weight).to(accurate) * scale - uniform * weight_sum * valid[part]
-            products = exps.T @ (hidden[part] * scale).to(hidden.dtype)  # (V, d)
+            scaled = (hidden[part] * scale).to(hidden.dtype)
+            if start:
+                for token in range(0, weight.size(0), BLOCK_TOKENS):
+                    block = slice(token, token + BLOCK_TOKENS)
+                    weight_grad[block] += exps[:, block].T @ scaled
+                del logits, exps
+                continue
+            products = exps.T @ scaled  # (V, d)
             del logits, exps  # the largest of all that lives, and not needed any more
-            weight_grad = weight_grad.add_(products) if start else products.to(accurate).add_(weight_grad)
+            weight_grad = products.to(accurate).add_(weight_grad)
             del products
     smoothed = (1 - smoothing) * nll + smoothing * (lse_sum - hidden_sum @ weight_sum / weight.size(0))
     return (smoothed, nll), (hidden_grad, weight_grad)
@@ -116,4 +132,5 @@ def _exponentials(logits: Tensor, accurate: torch.dtype) -> tuple[Tensor, Tensor
             shift[part] += total[part].log()
             total[part] = 1.0
         logits[part] = wide
+        del wide  # before the next one is made
     return logits, shift, total

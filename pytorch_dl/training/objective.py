@@ -37,7 +37,12 @@ def batch_loss(
         Side(batch.tgt_in, batch.tgt_segments, batch.tgt_positions, keys[1]),
     )
     return linear_cross_entropy(
-        hidden, model.output.weight, batch.labels, ignored=IGNORED_LABEL, label_smoothing=label_smoothing
+        hidden,
+        model.output.weight,
+        batch.labels,
+        ignored=IGNORED_LABEL,
+        label_smoothing=label_smoothing,
+        lean=model.use_checkpointing,
     )
 
 

@@ -29,6 +29,7 @@ def expected(hidden: Tensor, weight: Tensor, labels: Tensor, smoothing: float) -
 def chunk_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setitem(module.CHUNK_ROWS, "cpu", request.param)
     monkeypatch.setitem(module.BLOCK_NUMBERS, "cpu", 3 * VOCAB)
+    monkeypatch.setattr(module, "BLOCK_TOKENS", 5)
     return request.param
 
 
@@ -152,6 +153,18 @@ def test_no_tensor_of_tokens_times_vocabulary_is_ever_made(monkeypatch: pytest.M
     with LargestTensor() as probe:
         expected(hidden, weight, labels, 0.1)
     assert probe.numel == TOKENS * VOCAB, "the probe sees whole logits where there are some"
+
+
+def test_lean_is_the_same_in_smaller_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(module.CHUNK_ROWS, "cpu", 12)
+    hidden, weight, labels = example()
+    peaks, grads = {}, {}
+    for lean in (False, True):
+        with LargestTensor() as probe:
+            loss = linear_cross_entropy(hidden, weight.detach(), labels, ignored=IGNORED, lean=lean).smoothed
+        peaks[lean], grads[lean] = probe.numel, torch.autograd.grad(loss, hidden)[0]
+    assert peaks == {False: 12 * VOCAB, True: max(4 * VOCAB, VOCAB * WIDTH)}
+    torch.testing.assert_close(grads[True], grads[False], rtol=1e-12, atol=1e-12)
 
 
 def test_without_gradients_none_are_computed() -> None:
