@@ -64,6 +64,8 @@ class Translator:
     ) -> None:
         if precision not in PRODUCTS:
             raise ConfigError(f"unknown precision {precision!r}", fix=f"give one of {', '.join(PRODUCTS)}")
+        if precision == "int8" and next(model.parameters()).is_cuda:
+            raise ConfigError("the precision int8 is for CPUs", fix="give bf16, or the device cpu")
         self.model, self.tokenizers, self.max_tokens_per_batch = model, tokenizers, max_tokens_per_batch
         self.reader: OptimizedTransformer | Reader = model if reads_as_trained else Reader(model, precision=precision)
 

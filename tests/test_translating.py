@@ -189,3 +189,13 @@ def test_a_full_disk_leaves_what_can_go_on(tiny_run, source, tmp_path, capsys, m
     assert result.code == 6 and "no space left on the disk" in result.err
     assert call(capsys, "translate", tiny_run, source, "--out", out, "--resume").code == 0
     assert out.read_text() == call(capsys, "translate", tiny_run, source).out
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [(["--sample"], "sampling"), (["--beam", "4", "--groups", "2"], "groups of beams")],
+)
+def test_required_words_are_refused_where_nothing_would_see_to_them(tiny_run, capsys, options, kind):
+    refused = call(capsys, "translate", tiny_run, "--text", "a b", "--require", "c", *options)
+    assert (refused.code, refused.out) == (2, "")
+    assert f"required words do not go with {kind}. Fix: leave out one" in refused.err

@@ -6,6 +6,7 @@ Shapes: B sentences in the batch, K beams, S source length, V vocabulary.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache, partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -92,10 +93,7 @@ class Search(Generic[CacheT]):
         self.found: list[list[Hypothesis]] = []
         self.beams = self._first_beams([])
         self.idle: Bools = np.zeros(0, dtype=np.bool_)
-        self._strategies = {
-            constrained: strategy_of(settings, eos_id=special.eos_id, constrained=constrained)
-            for constrained in (False, True)
-        }
+        self._strategy = lru_cache(partial(strategy_of, settings, eos_id=special.eos_id))
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -142,7 +140,7 @@ class Search(Generic[CacheT]):
         _refuse_non_finite(normalizers, self.beams)
         for rule in self._rules(requests):
             rule(logits, self.beams, requests)
-        strategy = self._strategies[any(request.required for request in requests)]
+        strategy = self._strategy(constrained=any(request.required for request in requests))
         return strategy(logits, normalizers, self.beams, requests)
 
     def _rules(self, requests: Sequence[Request]) -> list[rules.Rule]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pytorch_dl.errors import ConfigError
 from pytorch_dl.generation.beams import Beams, Candidates, Floats, Ints
 from pytorch_dl.generation.hypothesis import Request
 from pytorch_dl.generation.rules import met, wanted
@@ -21,7 +22,10 @@ Strategy = Callable[[Tensor, Tensor, Beams, Sequence[Request]], Candidates]
 
 
 def strategy_of(settings: SearchSettings, *, eos_id: int, constrained: bool) -> Strategy:
-    """What the settings ask for."""
+    """What the settings ask for; `constrained` where there are required tokens."""
+    if constrained and (settings.sampling or settings.diversity_groups > 1):
+        kind = "sampling" if settings.sampling else "groups of beams"
+        raise ConfigError(f"required words do not go with {kind}", fix="leave out one of the two")
     if settings.sampling:
         return Sampling(settings, eos_id)
     if constrained:

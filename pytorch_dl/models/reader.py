@@ -39,7 +39,10 @@ class Reader(nn.Module):
             layers: Any = model.decoder_layers
             self.layers = nn.ModuleList(ReadingLayer(layer, precision) for layer in layers)
         self.output = product_of(model.output, precision)
-        self.eval()
+        for own in (self.layers, self.output):  # the model that is shared stays in its mode
+            if own is not None:
+                own.eval()
+        self.training = False
 
     @property
     def max_seq_len(self) -> int:

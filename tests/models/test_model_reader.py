@@ -88,3 +88,10 @@ def test_rows_of_8_bits_do_not_depend_on_each_other() -> None:
     for rows in (1, 2, 3, 16, 17, 31):
         assert torch.equal(product(x[:rows]), whole[:rows])
     assert torch.isfinite(product(torch.zeros(2, 64))).all()
+
+
+def test_making_a_reader_leaves_the_model_in_its_mode() -> None:
+    model = small().train()
+    reader = Reader(model)
+    assert all(module.training for module in model.modules())
+    assert not reader.training
