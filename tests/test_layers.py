@@ -2,9 +2,9 @@
 
 Imports point down only, and folders of one layer do not import each other:
 
-    L4  entry cli options failures commands translating resumable run prepare demo __main__ benchmark examples scripts
+    L4  entry cli options failures commands evaluating translating resumable run prepare demo __main__ benchmark examples scripts
     L3  evaluation experiments export translator
-    L2  training generation
+    L2  training generation scoring
     L1  models dataset
     L0  config files data, without torch, and errors and process below them
 """
@@ -23,10 +23,23 @@ LAYERS = [
     {"errors", "process"},
     {"config", "files", "data"},
     {"models", "dataset"},
-    {"training", "generation"},
+    {"training", "generation", "scoring"},
     {"evaluation", "experiments", "export", "translator"},
     {
-        *("entry", "cli", "options", "failures", "commands", "translating", "resumable", "run", "prepare", "demo", "__main__"),
+        *(
+            "entry",
+            "cli",
+            "options",
+            "failures",
+            "commands",
+            "evaluating",
+            "translating",
+            "resumable",
+            "run",
+            "prepare",
+            "demo",
+            "__main__",
+        ),
         *("benchmark", "examples", "scripts"),
     },
 ]
