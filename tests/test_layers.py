@@ -2,7 +2,8 @@
 
 Imports point down only, and folders of one layer do not import each other:
 
-    L4  entry cli options failures commands evaluating translating resumable run prepare demo __main__ benchmark examples scripts
+    L4  entry cli options failures commands evaluating translating resumable run prepare demo __main__
+        benchmark examples scripts
     L3  evaluation experiments export translator
     L2  training generation scoring
     L1  models dataset

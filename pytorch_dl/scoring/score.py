@@ -1,7 +1,7 @@
 """A metric's value over lines, with what each line adds to it.
 
-All metrics here are functions of sums over lines: counts of n-grams, edits, tokens. A score that keeps the summands can
-be had again for any choice of lines, at the cost of a sum: for resamples, for two systems mixed, for the long sentences.
+All metrics here are functions of sums over lines: counts of n-grams, edits, tokens. A score that keeps the summands
+can be had again for any choice of lines at the cost of a sum: for resamples, for two systems mixed, for long sentences.
 
 Shapes: N lines, K statistics of a line, R choices of lines.
 """
