@@ -182,7 +182,7 @@ def _warn_of_ter(pairs: Sequence[TextPair], metrics: Metrics, *, systems: int) -
 
 def _lines(facts: Mapping[str, object], evaluation: Evaluation, comparison: Comparison | None) -> list[str]:
     head = f"{facts['pairs']:,} pairs, beam {facts['beam_size']}, length penalty {facts['length_penalty']:g}"
-    return [head, *evaluation.lines(), *(["", *comparison.lines()] if comparison else [])]
+    return [head, *evaluation.lines(), *(["", *comparison.findings()] if comparison else [])]
 
 
 def _json(facts: Mapping[str, object], evaluation: Evaluation, comparison: Comparison | None) -> list[str]:

@@ -45,7 +45,11 @@ class Comparison:
         return [self._verdict(first, other) for first, other in self._pairs()]
 
     def lines(self) -> list[str]:
-        """The table, the verdicts and what they rest on."""
+        """The table, the verdicts, and the signatures that they rest on."""
+        return [*self.findings(), *(f"{metric}: {signature}" for metric, signature in self.signatures.items())]
+
+    def findings(self) -> list[str]:
+        """The table and the verdicts."""
         width = max(len("system"), *(len(score.system) for score in self.scores))
         column = max(len("metric"), *(len(score.metric) for score in self.scores))
         found = [f"{'system':<{width}}  {'metric':<{column}} {'score':>6}   {'95 % interval':<16} p"]
@@ -57,7 +61,7 @@ class Comparison:
         found += ["", *self.verdicts()]
         if self.level < LEVEL:
             found.append(f"a difference counts below p = {self.level:.4f}: {LEVEL} over all comparisons (Bonferroni)")
-        return [*found, *(f"{metric}: {signature}" for metric, signature in self.signatures.items())]
+        return found
 
     def to_json(self) -> list[dict[str, Any]]:
         """One object for each system but the first and each metric."""
