@@ -16,7 +16,7 @@ from pytorch_dl.dataset.text_lines import decode, one_line, read_lines
 from pytorch_dl.errors import DataError, UserError
 from pytorch_dl.evaluation.breakdown import frequencies
 from pytorch_dl.evaluation.comet import comet, require_comet
-from pytorch_dl.evaluation.metrics import has_four_grams, perplexity_score, ter_seconds
+from pytorch_dl.evaluation.metrics import bleu_metric, perplexity_score, ter_seconds
 from pytorch_dl.evaluation.report import Evaluation, text_scores, write_report
 from pytorch_dl.experiments.compare import Comparison, compare
 from pytorch_dl.files import write_file
@@ -38,13 +38,20 @@ class Metrics:
     """What is scored beside what always is."""
 
     ter: bool = True
+    bleu_tokenizer: str = "13a"
     comet_python: str | None = None
     comet_model: str = ""
+
+    def require(self) -> None:
+        """Raise where one of them cannot be had; this takes a moment, and spares a translation in vain."""
+        bleu_metric(self.bleu_tokenizer)
+        if self.comet_python:
+            require_comet(self.comet_python)
 
     def of(self, pairs: Sequence[TextPair], translations: Sequence[str]) -> list[Score]:
         """The scores of one system's translations of the pairs."""
         references = [pair.tgt for pair in pairs]
-        found = text_scores(translations, references, with_ter=self.ter)
+        found = text_scores(translations, references, with_ter=self.ter, bleu_tokenizer=self.bleu_tokenizer)
         if self.comet_python:
             sources = [pair.src for pair in pairs]
             found.append(comet(sources, translations, references, python=self.comet_python, model=self.comet_model))
@@ -65,8 +72,7 @@ def print_evaluation(
     as_json: bool,
 ) -> None:
     """Print all scores of a test text, and those of other systems' translations of it."""
-    if metrics.comet_python:
-        require_comet(metrics.comet_python)
+    metrics.require()
     folder = RunFolder(run)
     config = folder.read_config()
     pairs = read_pairs([source(config.data, src, ref)], _say)
@@ -140,12 +146,12 @@ def evaluate(
             f"warning: {left_out:,} of {len(pairs):,} pairs are longer than the model reads ({limit} tokens): "
             "translated from their beginning, and left out of the perplexity"
         )
-    references, sources = [pair.tgt for pair in pairs], [pair.src for pair in pairs]
-    if not has_four_grams(references):
+    if not any(score.name == "BLEU" for score in scores):
         say("BLEU is left out: it counts runs of four words, and no reference is so long")
+    sources = [pair.src for pair in pairs]
     counts, counted_in = _frequencies(folder, config, sources, say)
     scores = [*scores, perplexity_score(nll, num_tokens)]
-    return Evaluation.of(sources, references, scores, counts=counts, counted_in=counted_in)
+    return Evaluation.of(sources, scores, counts=counts, counted_in=counted_in)
 
 
 def read_translations(path: Path, *, count: int) -> list[str]:

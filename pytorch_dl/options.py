@@ -88,6 +88,9 @@ Compare = Annotated[
 Ter = Annotated[
     bool, typer.Option("--ter/--no-ter", help="TER, whose time grows with the cube of a text's length, or not.")
 ]
+BleuTokenizer = Annotated[
+    str, typer.Option(metavar="NAME", help="How BLEU finds words: 13a; zh, ja-mecab, ko-mecab, char, flores200, ...")
+]
 Comet = Annotated[
     str | None,
     typer.Option(metavar="PYTHON", help="COMET as well, by this Python, in whose environment it is installed."),

@@ -3,6 +3,7 @@
 A bucket's scores come from the same statistics of lines as those of the whole text: nothing is scored anew.
 """
 
+import itertools
 import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pytorch_dl.evaluation.metrics import has_four_grams
+from pytorch_dl.evaluation.metrics import bleu_is_defined
 from pytorch_dl.scoring.bootstrap import Interval, intervals
 from pytorch_dl.scoring.score import Score
 
@@ -19,6 +20,7 @@ BUCKETS = 5  # by length, of about as many lines each
 LINES = 10  # that such a bucket has at least
 FREQUENCIES = (0, 1, 9, 99, 999)  # the last of each bucket but the last one
 AROUND_WORDS = string.punctuation + "„“”‘’‚«»‹›…–—¡¿·、。，．！？；：（）「」『』"  # quotes, dashes, marks
+AT_ONCE = 10_000  # texts whose words are counted together
 Numbers = NDArray[np.int64]
 
 
@@ -60,9 +62,7 @@ def unit_of(sources: Sequence[str]) -> str:
 
 def units(text: str, unit: str) -> list[str]:
     """The words of a text in lower case, without the punctuation around them; or its characters but white space."""
-    if unit == "characters":
-        return [character for character in text if not character.isspace()]
-    return [word for part in text.lower().split() if (word := part.strip(AROUND_WORDS))]
+    return [found for part in _parts(text, unit) if (found := _bare(part, unit))]
 
 
 def frequencies(sources: Sequence[str], texts: Iterable[str]) -> Counter[str]:
@@ -70,45 +70,50 @@ def frequencies(sources: Sequence[str], texts: Iterable[str]) -> Counter[str]:
     unit = unit_of(sources)
     wanted = {one for source in sources for one in units(source, unit)}
     counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(one for one in units(text, unit) if one in wanted)
+    left = iter(texts)
+    while some := list(itertools.islice(left, AT_ONCE)):
+        raw = Counter(itertools.chain.from_iterable(_parts(text, unit) for text in some))
+        for part, count in raw.items():  # equal ones are looked at once: most words are common
+            if (found := _bare(part, unit)) in wanted:
+                counts[found] += count
     return counts
 
 
-def by_length(sources: Sequence[str], references: Sequence[str], scores: Sequence[Score]) -> Breakdown:
+def _parts(text: str, unit: str) -> Iterable[str]:
+    return text.lower().split() if unit == "words" else text
+
+
+def _bare(part: str, unit: str) -> str:
+    return part.strip(AROUND_WORDS if unit == "words" else None)
+
+
+def by_length(sources: Sequence[str], scores: Sequence[Score]) -> Breakdown:
     """Scores by the length of the source, in buckets of about as many lines each."""
     unit = unit_of(sources)
     lengths = np.array([len(source.split() if unit == "words" else source) for source in sources])
     parts = max(1, min(BUCKETS, len(lengths) // LINES))
     bounds = np.unique(np.quantile(lengths, np.arange(1, parts) / parts, method="lower")).tolist()
-    return Breakdown("source length", unit, None, _buckets(lengths, bounds, references, scores))
+    return Breakdown("source length", unit, None, _buckets(lengths, bounds, scores))
 
 
 def by_rarest(
-    sources: Sequence[str],
-    references: Sequence[str],
-    scores: Sequence[Score],
-    *,
-    counts: Mapping[str, int],
-    counted_in: str,
+    sources: Sequence[str], scores: Sequence[Score], *, counts: Mapping[str, int], counted_in: str
 ) -> Breakdown:
     """Scores by how often the rarest word of the source occurs in a text: `counts` are the `frequencies` there."""
     unit = unit_of(sources)
     rarest = np.array([min((counts.get(one, 0) for one in units(source, unit)), default=0) for source in sources])
-    buckets = _buckets(rarest, FREQUENCIES, references, scores)
+    buckets = _buckets(rarest, FREQUENCIES, scores)
     return Breakdown(f"frequency of the rarest source {unit[:-1]}", unit, counted_in, buckets)
 
 
-def _buckets(
-    numbers: Numbers, bounds: Sequence[int], references: Sequence[str], scores: Sequence[Score]
-) -> list[Bucket]:
+def _buckets(numbers: Numbers, bounds: Sequence[int], scores: Sequence[Score]) -> list[Bucket]:
     """Buckets of lines by their numbers; each bound is the last number of its bucket."""
     places = np.searchsorted(np.array(bounds, dtype=np.int64), numbers)
     found = []
     for place in np.unique(places).tolist():
         lines = np.flatnonzero(places == place)
-        has_bleu = has_four_grams([references[line] for line in lines.tolist()])
-        parts = [score.of(lines) for score in scores if has_bleu or score.name != "BLEU"]
+        parts = [score.of(lines) for score in scores]
+        parts = [part for part in parts if part.name != "BLEU" or bleu_is_defined(part)]
         low = bounds[place - 1] + 1 if place else 0
         high = bounds[place] if place < len(bounds) else None
         found.append(Bucket(low, high, len(lines), list(zip(parts, intervals(parts), strict=True))))

@@ -42,7 +42,7 @@ def comet(
 
 
 def require_comet(python: str) -> None:
-    """Raise where `python` cannot be run or has no COMET; this takes a moment, and spares a translation in vain."""
+    """Raise where `python` cannot be run or has no COMET."""
     find = f"import importlib.util, sys; sys.exit({NOT_INSTALLED} if importlib.util.find_spec('comet') is None else 0)"
     _run(python, find)
 

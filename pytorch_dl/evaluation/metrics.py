@@ -9,15 +9,30 @@ from typing import Any
 
 import numpy as np
 
-from pytorch_dl.errors import DataError, NonFiniteError
+from pytorch_dl.errors import ConfigError, DataError, NonFiniteError
 from pytorch_dl.scoring.score import Score
 
 
-def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
+def bleu(hypotheses: Sequence[str], references: Sequence[str], *, tokenizer: str = "13a") -> Score:
     """Corpus BLEU (Papineni et al. 2002) as sacrebleu computes it: tokeniser 13a, cased, exponential smoothing."""
+    return _sacrebleu("BLEU", bleu_metric(tokenizer), hypotheses, references)
+
+
+def bleu_metric(tokenizer: str) -> Any:
+    """sacrebleu's BLEU with one of its tokenisers; a ConfigError says why there is none."""
     from sacrebleu.metrics import BLEU
 
-    return _sacrebleu("BLEU", BLEU(), hypotheses, references)
+    if tokenizer not in BLEU.TOKENIZERS:
+        raise ConfigError(f"unknown BLEU tokenizer {tokenizer!r}", fix=f"give one of {', '.join(BLEU.TOKENIZERS)}")
+    try:
+        return BLEU(tokenize=tokenizer)
+    except (ImportError, RuntimeError, OSError) as error:  # a package or a model of its own is missing
+        raise ConfigError(f"the BLEU tokenizer {tokenizer} cannot be used: {error}", fix="install it") from None
+
+
+def bleu_is_defined(score: Score) -> bool:
+    """Whether any reference of a BLEU score has four tokens, without which it has nothing to compare and is 0."""
+    return bool((score.rows[:, 1] >= 4).any())  # a line's statistics: tokens, those of the reference, n-grams
 
 
 def has_four_grams(texts: Sequence[str]) -> bool:

@@ -9,11 +9,11 @@ from typing import Any
 from pytorch_dl.evaluation.breakdown import Breakdown, by_length, by_rarest
 from pytorch_dl.evaluation.metrics import (
     bleu,
+    bleu_is_defined,
     character_error_rate,
     chrf,
     chrf_plus_plus,
     exact_match,
-    has_four_grams,
     ter,
     token_error_rate,
 )
@@ -34,18 +34,12 @@ class Evaluation:
 
     @classmethod
     def of(
-        cls,
-        sources: Sequence[str],
-        references: Sequence[str],
-        scores: Sequence[Score],
-        *,
-        counts: Mapping[str, int],
-        counted_in: str,
+        cls, sources: Sequence[str], scores: Sequence[Score], *, counts: Mapping[str, int], counted_in: str
     ) -> "Evaluation":
         """From the scores; `counts` are how often the sources' words occur in the text that `counted_in` names."""
         breakdowns = [
-            by_length(sources, references, scores),
-            by_rarest(sources, references, scores, counts=counts, counted_in=counted_in),
+            by_length(sources, scores),
+            by_rarest(sources, scores, counts=counts, counted_in=counted_in),
         ]
         return cls(scores, intervals(scores), breakdowns)
 
@@ -86,10 +80,13 @@ class Evaluation:
         return found
 
 
-def text_scores(hypotheses: Sequence[str], references: Sequence[str], *, with_ter: bool = True) -> list[Score]:
+def text_scores(
+    hypotheses: Sequence[str], references: Sequence[str], *, with_ter: bool = True, bleu_tokenizer: str = "13a"
+) -> list[Score]:
     """All scores of texts; BLEU is left out where the references are too short for it."""
+    found = bleu(hypotheses, references, tokenizer=bleu_tokenizer)
     return [
-        *([bleu(hypotheses, references)] if has_four_grams(references) else []),
+        *([found] if bleu_is_defined(found) else []),
         chrf(hypotheses, references),
         chrf_plus_plus(hypotheses, references),
         *([ter(hypotheses, references)] if with_ter else []),

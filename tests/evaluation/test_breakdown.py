@@ -30,7 +30,7 @@ def check_scores(bucket: Bucket, lines: list[int]) -> None:
 
 
 def test_by_length_covers_all_lines_in_like_parts():
-    found = by_length(SOURCES, REFERENCES, SCORES)
+    found = by_length(SOURCES, SCORES)
     lengths = [len(source.split()) for source in SOURCES]
     assert (found.by, found.unit, found.counted_in, len(found.buckets)) == ("source length", "words", None, 5)
     assert sorted(line for bucket in found.buckets for line in lines_of(bucket, lengths)) == [*range(60)]
@@ -40,26 +40,26 @@ def test_by_length_covers_all_lines_in_like_parts():
 
 
 def test_bleu_is_left_out_where_no_reference_has_four_words():
-    found = by_length(["a b"] * 10 + ["a b c d"] * 10, ["x y"] * 10 + ["x y z a"] * 10, [bleu(["x"] * 20, ["x"] * 20)])
+    found = by_length(["a b"] * 10 + ["a b c d"] * 10, [bleu(["x"] * 20, ["x y"] * 10 + ["x y z a"] * 10)])
     assert [len(bucket.scores) for bucket in found.buckets] == [0, 1]
 
 
 @pytest.mark.parametrize(("lines", "buckets"), [(1, 1), (19, 1), (20, 2), (40, 4), (1000, 5)])
 def test_few_lines_have_few_buckets(lines, buckets):
     sources = ["w " * n for n in range(1, lines + 1)]
-    assert len(by_length(sources, sources, [exact_match(sources, sources)]).buckets) == buckets
+    assert len(by_length(sources, [exact_match(sources, sources)]).buckets) == buckets
 
 
 def test_equal_lengths_stay_together():
     sources = ["a b"] * 30
-    (bucket,) = by_length(sources, sources, [exact_match(sources, sources)]).buckets
+    (bucket,) = by_length(sources, [exact_match(sources, sources)]).buckets
     assert bucket.lines == 30
 
 
 def test_by_rarest_word():
     counts = frequencies(SOURCES, SOURCES[:3])
     rarest = [min(" ".join(SOURCES[:3]).split().count(word) for word in source.split()) for source in SOURCES]
-    found = by_rarest(SOURCES, REFERENCES, SCORES, counts=counts, counted_in="the training text")
+    found = by_rarest(SOURCES, SCORES, counts=counts, counted_in="the training text")
     assert (found.by, found.counted_in) == ("frequency of the rarest source word", "the training text")
     assert sum(bucket.lines for bucket in found.buckets) == 60
     for bucket in found.buckets:
@@ -80,7 +80,7 @@ def test_marks_within_a_word_and_of_other_scripts_stay():
 
 def test_a_source_of_punctuation_alone_has_the_frequency_0():
     sources = ["... !", "a b"]
-    found = by_rarest(sources, sources, [exact_match(sources, sources)], counts={"a": 5, "b": 1}, counted_in="x")
+    found = by_rarest(sources, [exact_match(sources, sources)], counts={"a": 5, "b": 1}, counted_in="x")
     assert [(bucket.low, bucket.high, bucket.lines) for bucket in found.buckets] == [(0, 0, 1), (1, 1, 1)]
 
 
@@ -88,7 +88,7 @@ def test_without_spaces_characters_are_counted():
     sources = ["2031年4月1日", "今日は"]
     assert unit_of(sources) == "characters" and unit_of(["a b", "c d"]) == "words"
     assert frequencies(sources, ["今 今 1"]) == {"今": 2, "1": 1}
-    found = by_rarest(sources, sources, [exact_match(sources, sources)], counts={}, counted_in="x")
+    found = by_rarest(sources, [exact_match(sources, sources)], counts={}, counted_in="x")
     assert found.by == "frequency of the rarest source character"
 
 

@@ -16,7 +16,7 @@ NAMES = ["BLEU", "chrF2", "chrF2++", "TER", "exact match", "token error rate", "
 
 def evaluation(scores=None) -> Evaluation:
     scores = scores or text_scores(HYPOTHESES, REFERENCES)
-    return Evaluation.of(SOURCES, REFERENCES, scores, counts={"source": 200, "word": 9}, counted_in="a text")
+    return Evaluation.of(SOURCES, scores, counts={"source": 200, "word": 9}, counted_in="a text")
 
 
 def test_all_scores_of_texts():
@@ -41,7 +41,7 @@ def test_json_has_each_score_with_its_interval():
 def test_what_is_no_number_is_null():
     scores = [perplexity_score([1e9, 1.0], [1, 1]), *text_scores(["a"] * 2, ["b"] * 2)]
     assert scores[0].value == math.inf
-    found = Evaluation.of(["a b", "c d"], ["b", "b"], scores, counts={}, counted_in="a text").to_json()
+    found = Evaluation.of(["a b", "c d"], scores, counts={}, counted_in="a text").to_json()
     assert found["scores"][0] | {"low": 0} == {
         "name": "perplexity", "value": None, "low": 0, "high": None, "signature": "tokens:2"
     }  # fmt: skip
@@ -49,7 +49,7 @@ def test_what_is_no_number_is_null():
 
 
 def test_a_single_line_has_no_interval():
-    found = Evaluation.of(["a"], ["a"], [exact_match(["a"], ["a"])], counts={}, counted_in="a text")
+    found = Evaluation.of(["a"], [exact_match(["a"], ["a"])], counts={}, counted_in="a text")
     assert found.to_json()["scores"][0]["low"] is None
     assert found.lines() == ["exact match            100.00                     nrefs:1|case:mixed|unit:line"]
 
