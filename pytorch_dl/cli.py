@@ -188,16 +188,36 @@ def translate(
 @app.command()
 def evaluate(
     run_folder: o.Run,
-    src: Annotated[str, typer.Option(help="Source text, or one file with both sides.")],
-    ref: Annotated[str | None, typer.Option(help="Reference translations.")] = None,
+    src: o.TestText,
+    ref: o.Ref = None,
+    compare: o.Compare = None,
+    comet: o.Comet = None,
+    comet_model: o.CometModel = "Unbabel/wmt22-comet-da",
+    ter: o.Ter = True,
+    bleu_tokenizer: o.BleuTokenizer = "13a",
     beam: o.Beam = 5,
-    length_penalty: Annotated[float, typer.Option(help="Exponent of the length in the score.")] = 1.0,
-    save: Annotated[Path | None, typer.Option(help="File for the translations.")] = None,
+    length_penalty: o.LengthPenalty = 1.0,
+    save: o.Save = None,
+    json: o.EvaluationJson = False,
+    device: o.Device = "auto",
+    precision: o.Precision = "fp32",
 ) -> None:
-    """Score translations: BLEU and chrF with signatures, exact match, error rates, perplexity."""
-    from pytorch_dl.commands import print_scores
+    """Score translations: BLEU, chrF, TER, exact match, error rates, perplexity, with intervals; compare systems."""
+    from pytorch_dl.evaluating import Metrics, print_evaluation
+    from pytorch_dl.generation.settings import SearchSettings
 
-    print_scores(run_folder, src, ref, beam=beam, length_penalty=length_penalty, save=save)
+    print_evaluation(
+        run_folder,
+        src,
+        ref,
+        SearchSettings(beam_size=beam, length_penalty=length_penalty),
+        Metrics(ter, bleu_tokenizer, comet, comet_model),
+        compared=compare or [],
+        device=device,
+        precision=precision,
+        save=save,
+        as_json=json,
+    )
 
 
 @app.command()

@@ -77,3 +77,23 @@ Precision = Annotated[
     str,
     typer.Option(metavar="fp32|bf16|int8", help="Of the matrix products: lower is faster, and costs a little quality."),
 ]
+
+TestText = Annotated[str, typer.Option("--src", help="Source text, or one file with both sides.")]
+Ref = Annotated[str | None, typer.Option(help="Reference translations.")]
+Save = Annotated[Path | None, typer.Option(help="File for the translations.")]
+Compare = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="Another system's translations of the source, one a line; may be repeated."),
+]
+Ter = Annotated[
+    bool, typer.Option("--ter/--no-ter", help="TER, whose time grows with the cube of a text's length, or not.")
+]
+BleuTokenizer = Annotated[
+    str, typer.Option(metavar="NAME", help="How BLEU finds words: 13a; zh, ja-mecab, ko-mecab, char, flores200, ...")
+]
+Comet = Annotated[
+    str | None,
+    typer.Option(metavar="PYTHON", help="COMET as well, by this Python, in whose environment it is installed."),
+]
+CometModel = Annotated[str, typer.Option(metavar="NAME", help="With --comet: its model.")]
+EvaluationJson = Annotated[bool, typer.Option("--json", help="Print all of it as one JSON object.")]

@@ -39,6 +39,18 @@ def prepare(folder: RunFolder, config: Config, say: Say) -> DataModule:
     return data
 
 
+def training_text(folder: RunFolder, config: Config) -> list[PairStream]:
+    """The text that a run was trained on, to look at again; a DataError where it is gone or is another by now."""
+    texts = texts_of(config.data, seed=config.system.seed).train
+    recorded = _recorded_texts(folder)
+    if recorded is None:
+        raise DataError("the run does not hold what tells its text", where=str(folder.data))
+    for text, before in itertools.zip_longest(texts, recorded["train"]):
+        if not (text and before) or text.fingerprint() != before.sha256:
+            raise DataError("has changed since the run", where=(text or before).name)
+    return texts
+
+
 def _tokenizers(folder: RunFolder, config: Config, texts: Texts, say: Say) -> TokenizerPair:
     """Those of the folder, which must be whole once a model was trained with them."""
     if damage(folder.tokenizer) is None or ckpt.checkpoints(folder.checkpoints):

@@ -4,8 +4,7 @@ Every part leaves its result in the run folder and finds it there again, so a ru
 """
 
 import contextlib
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,17 +15,15 @@ from pytorch_dl.config.model_config import TrainingConfig
 from pytorch_dl.dataset.check import CheckReport, check
 from pytorch_dl.dataset.efficient_dataloader import (
     DataModule,
-    read_pairs,
     require_training_text,
     source,
     texts_of,
 )
-from pytorch_dl.dataset.text_files import TextPair
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.errors import ConfigError, DataError, Interrupted
-from pytorch_dl.evaluation.metrics import Score, bleu, chrf, exact_match, has_four_grams
-from pytorch_dl.evaluation.report import score, score_lines, write_report
-from pytorch_dl.files import RunLock, new_folder, remove_leftovers, write_file, write_json
+from pytorch_dl.evaluating import evaluate_run
+from pytorch_dl.evaluation.metrics import bleu, chrf, exact_match, has_four_grams
+from pytorch_dl.files import RunLock, new_folder, remove_leftovers, write_json
 from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.prepare import new_tokenizers, prepare
@@ -37,7 +34,7 @@ from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.training.train_state import TrainState
 from pytorch_dl.training.trainer import create_trainer
 from pytorch_dl.training.validation import Decode, Decoded
-from pytorch_dl.translator import Translator, build_model, load
+from pytorch_dl.translator import Translator, build_model
 
 Say = Callable[[str], None]
 SAMPLES = 5
@@ -142,67 +139,6 @@ def _kept(state: TrainState, settings: TrainingConfig, *, has_average: bool) -> 
     return f"the weights of step {state.best_step:,} of {state.step:,}{why}"
 
 
-def evaluate_run(folder: RunFolder, *, beam_size: int, progress: Progress) -> list[Score]:
-    """Score the finished run on its test text, or on its validation text without one, and write the report."""
-    config = folder.read_config()
-    name, pairs = _evaluation_text(config, progress.say)
-    if not pairs:
-        progress.say("no test or validation text: nothing to evaluate")
-        return []
-    settings = SearchSettings(beam_size=beam_size)
-    translator = load(folder.path, device=config.system.device)
-    translations, scores = evaluate(translator, pairs, settings, say=progress.say)
-    facts = {"text": name, "pairs": len(pairs), "beam_size": beam_size, "length_penalty": settings.length_penalty}
-    samples = [
-        (pair.src, pair.tgt, text) for pair, text in itertools.islice(zip(pairs, translations, strict=True), SAMPLES)
-    ]
-    write_file(folder.path / f"{name}.translations.txt", as_lines(translations))
-    write_file(folder.path / f"{name}.compared.tsv", _compared(pairs, translations))
-    write_report(folder.path, scores, samples, facts=facts)
-    progress.say(f"{name} text, {len(pairs):,} pairs, beam {beam_size}:")
-    for line in score_lines(scores):
-        progress.say(f"  {line}")
-    return scores
-
-
-def evaluate(
-    translator: Translator, pairs: Sequence[TextPair], settings: SearchSettings, *, say: Say
-) -> tuple[list[str], list[Score]]:
-    """Translate the sources of pairs and score the translations against their targets; `say` is told of oddities."""
-    translations = [best[0].text for best in translator.hypotheses([pair.src for pair in pairs], settings)]
-    nll, num_tokens, left_out = translator.negative_log_likelihood(pairs)
-    if left_out:
-        limit = translator.model.max_seq_len
-        say(
-            f"warning: {left_out:,} of {len(pairs):,} pairs are longer than the model reads ({limit} tokens): "
-            "translated from their beginning, and left out of the perplexity"
-        )
-    references = [pair.tgt for pair in pairs]
-    if not has_four_grams(references):
-        say("BLEU is left out: it counts runs of four words, and no reference is so long")
-    return translations, score(translations, references, nll=nll, num_tokens=num_tokens)
-
-
-def _compared(pairs: Sequence[TextPair], translations: Sequence[str]) -> str:
-    """A table of what was asked for and what came: wrong answers first, in the order of the text."""
-    rows = [
-        ("right" if text == pair.tgt else "wrong", pair.src, pair.tgt, text)
-        for pair, text in zip(pairs, translations, strict=True)
-    ]
-    rows = [("answer", "source", "reference", "translation"), *sorted(rows, key=lambda row: row[0], reverse=True)]
-    return as_lines(["\t".join(cell.replace("\t", " ") for cell in row) for row in rows])
-
-
-def as_lines(translations: Sequence[str]) -> str:
-    """One line for each, whatever the model wrote."""
-    return "".join(f"{one_line(text)}\n" for text in translations)
-
-
-def one_line(text: str) -> str:
-    """A text without line ends."""
-    return text.replace("\n", " ").replace("\r", " ")
-
-
 @contextlib.contextmanager
 def _resumable(folder: RunFolder) -> Iterator[None]:
     """Tell who interrupts a run that it can go on."""
@@ -220,14 +156,6 @@ def _check_before(config: Config, say: Say) -> TokenizerPair | None:
         say(line)
     refuse_errors(report)
     return tokenizers
-
-
-def _evaluation_text(config: Config, say: Say) -> tuple[str, list[TextPair]]:
-    """The test text where there is one, else the validation text; and which of them it is."""
-    data = config.data
-    if data.test_data_path:
-        return "test", read_pairs([source(data, data.test_data_path, data.test_tgt_path)], say)
-    return "validation", read_pairs(texts_of(data, seed=config.system.seed).val, say)
 
 
 def _decoder(data: DataModule, training: TrainingConfig) -> Decode | None:

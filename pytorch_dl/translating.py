@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pytorch_dl.dataset.compression import check_file
-from pytorch_dl.dataset.text_lines import decode, read_lines
+from pytorch_dl.dataset.text_lines import decode, one_line, read_lines
 from pytorch_dl.errors import ConfigError, DataError, Interrupted
 from pytorch_dl.generation.constraints import Constraints
 from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.resumable import ResumableFile
-from pytorch_dl.run import one_line
 from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.translator import Translation, Translator, load
 

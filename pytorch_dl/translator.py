@@ -25,7 +25,7 @@ from pytorch_dl.models.reader import Reader
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.training.train_state import TrainState
-from pytorch_dl.training.validation import validation_nll
+from pytorch_dl.training.validation import pair_nll
 
 
 @dataclass(frozen=True)
@@ -145,10 +145,10 @@ class Translator:
             found.token_log_probs,
         )
 
-    def negative_log_likelihood(self, pairs: Sequence[TextPair]) -> tuple[float, int, int]:
-        """What the model gives the targets of pairs: the sum over all tokens, in nats, and the number of tokens.
+    def negative_log_likelihood(self, pairs: Sequence[TextPair]) -> tuple[list[float], list[int]]:
+        """What the model gives the target of each pair: the sum over its tokens, in nats, and the number of tokens.
 
-        The third is the number of pairs that are longer than the model reads, which are left out.
+        Pairs that are longer than the model reads are left out: they have 0 tokens.
         """
         src, tgt = self.tokenizers.src, self.tokenizers.tgt
         src_ids = token_ids_of(src.encode_batch([pair.src for pair in pairs]))
@@ -180,9 +180,9 @@ class Translator:
         )
         was_training = self.model.training
         self.model.eval()
-        nll, num_tokens = validation_nll(self.model, loader, precision="fp32", poll=lambda: None)
+        nll, num_tokens = pair_nll(self.model, loader, pairs=len(pairs))
         self.model.train(was_training)
-        return nll, num_tokens, len(pairs) - len(kept)
+        return nll.tolist(), [int(number) for number in num_tokens]
 
 
 def _broken(

@@ -262,6 +262,10 @@ ARGUMENTS = [
     case(
         "long", write("a.tsv", "a" * 99 + "\tb"), "evaluate done --src a.tsv", 3, "all 1 pairs are longer", "40 tokens"
     ),
+    case(
+        "compared", write("o", "a\n"), "evaluate done --src good.tsv --compare o", 3, "o: 1 translations for 60 pairs"
+    ),
+    case("comet", nothing, "evaluate done --src good.tsv --comet no", 2, "--comet no: cannot run it: No such file"),
     case("template", nothing, "config show big", 2, "unknown template 'big'", "transformer-big"),
     case("taken", nothing, "run --src good.tsv --out done", 2, "done: the folder already holds a run", "resume done"),
     case("out", nothing, "run --src good.tsv --out good.src", 6, "good.src", "cannot write here"),

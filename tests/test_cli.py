@@ -527,7 +527,7 @@ class TestResume:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr("pytorch_dl.run.evaluate", stop)
+            patched.setattr("pytorch_dl.evaluating.evaluate", stop)
             result = self.run(tmp_path, capsys)
         assert result.code == 75
         assert f"Fix: go on with `pytorch-dl resume {tmp_path / 'run'}`" in result.error_lines[0]

@@ -2,9 +2,10 @@
 
 Imports point down only, and folders of one layer do not import each other:
 
-    L4  entry cli options failures commands translating resumable run prepare demo __main__ benchmark examples scripts
+    L4  entry cli options failures commands evaluating translating resumable run prepare demo __main__
+        benchmark examples scripts
     L3  evaluation experiments export translator
-    L2  training generation
+    L2  training generation scoring
     L1  models dataset
     L0  config files data, without torch, and errors and process below them
 """
@@ -23,10 +24,10 @@ LAYERS = [
     {"errors", "process"},
     {"config", "files", "data"},
     {"models", "dataset"},
-    {"training", "generation"},
+    {"training", "generation", "scoring"},
     {"evaluation", "experiments", "export", "translator"},
     {
-        *("entry", "__main__", "cli", "options", "failures", "commands", "translating", "resumable"),
+        *("entry", "__main__", "cli", "options", "failures", "commands", "translating", "evaluating", "resumable"),
         *("run", "prepare", "demo"),
         *("benchmark", "examples", "scripts"),
     },

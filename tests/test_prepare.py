@@ -8,7 +8,7 @@ from tiny_runs import write_tsv
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.text_pair import Fault, TextPair
 from pytorch_dl.errors import CheckpointError, DataError
-from pytorch_dl.prepare import prepare
+from pytorch_dl.prepare import prepare, training_text
 from pytorch_dl.training.run_folder import RunFolder
 
 FIRST = [("ab", "ba"), ("cd", "dc")]
@@ -100,3 +100,18 @@ def test_a_changed_text_is_refused_after_the_first_checkpoint(folder: RunFolder,
     with pytest.raises(CheckpointError, match=r"the text has changed since the run began: .*text\.tsv has the finger"):
         prepare(folder, config(text), said.append)
     assert folder.data.read_bytes() == before
+
+
+def test_the_training_text_to_look_at_again(folder: RunFolder, text: Path) -> None:
+    held_out = config(text).update(data={"val_split": 2})
+    with pytest.raises(DataError, match=r"data\.json: the run does not hold what tells its text"):
+        training_text(folder, held_out)
+    prepare(folder, held_out, print)
+    (found,) = training_text(folder, held_out)
+    assert len(list(found)) == 7, "without what was held out"
+    text.write_text(text.read_text() + "ab\tba\n")
+    with pytest.raises(DataError, match=r"text\.tsv.*: has changed since the run"):
+        training_text(folder, held_out)
+    text.unlink()
+    with pytest.raises(DataError, match=r"text\.tsv: no such file"):
+        training_text(folder, held_out)

@@ -70,5 +70,10 @@ def decode(raw: bytes, *, path: Path, line: int) -> str:
     return text
 
 
+def one_line(text: str) -> str:
+    """A text without line ends."""
+    return text.replace("\n", " ").replace("\r", " ")
+
+
 def _other_encoding(first_line: bytes) -> str | None:
     return "convert the file, it is UTF-16 (iconv -f UTF-16 -t UTF-8)" if first_line.startswith(_UTF16) else None

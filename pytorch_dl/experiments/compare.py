@@ -1,20 +1,19 @@
-"""A/B comparison of systems by what they wrote: BLEU and chrF with intervals, and whether a difference is shown.
+"""A/B comparison of systems by the scores of what they wrote for the same sources: which differ by more than luck?
 
-Translations go in, a `Comparison` comes out. Scores, intervals and p-values are sacrebleu's: the paired approximate
-randomisation test (Riezler and Maxwell 2005) of each system against the first, and the 95 % interval of its bootstrap.
+Scores go in, a `Comparison` comes out, with the interval of each score and a paired test of each system against the
+first.
 """
 
-import contextlib
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pytorch_dl.errors import ConfigError, DataError
+from pytorch_dl.scoring.bootstrap import RESAMPLES, Interval, intervals
+from pytorch_dl.scoring.randomisation import SEED, TRIALS, p_value
+from pytorch_dl.scoring.score import Score
 
 LEVEL = 0.05  # chance that luck alone makes any of the systems look different from the first, in one metric
-RESAMPLES = 1000
-SEED = "SACREBLEU_SEED"  # sacrebleu takes its seed from nowhere else
 
 
 @dataclass(frozen=True)
@@ -24,11 +23,9 @@ class SystemScore:
     system: str
     metric: str
     value: float
-    mean: float
-    """Mean over the bootstrap's resamples."""
-    margin: float
-    """Half the width of the 95 % interval around the mean."""
+    interval: Interval | None
     p_value: float | None
+    lower_is_better: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,113 +42,112 @@ class Comparison:
 
     def verdicts(self) -> list[str]:
         """One sentence for each system but the first and each metric."""
-        firsts = {score.metric: score for score in self.scores if score.p_value is None}
-        return [self._verdict(firsts[score.metric], score) for score in self.scores if score.p_value is not None]
+        return [self._verdict(first, other) for first, other in self._pairs()]
 
     def lines(self) -> list[str]:
-        """The table, the verdicts and what they rest on."""
+        """The table, the verdicts, and the signatures that they rest on."""
+        return [*self.findings(), *(f"{metric}: {signature}" for metric, signature in self.signatures.items())]
+
+    def findings(self) -> list[str]:
+        """The table and the verdicts."""
         width = max(len("system"), *(len(score.system) for score in self.scores))
-        found = [f"{'system':<{width}}  {'metric':<6} {'score':>6}   {'95 % interval':<15} p"]
+        column = max(len("metric"), *(len(score.metric) for score in self.scores))
+        found = [f"{'system':<{width}}  {'metric':<{column}} {'score':>6}   {'95 % interval':<16} p"]
         for score in self.scores:
-            interval = f"{score.mean - score.margin:.2f} to {score.mean + score.margin:.2f}"
+            interval = f"{score.interval.low:.2f} to {score.interval.high:.2f}" if score.interval else ""
             p = "" if score.p_value is None else f"{score.p_value:.4f}"
-            found.append(
-                f"{score.system:<{width}}  {score.metric:<6} {score.value:>6.2f}   {interval:<15} {p}".rstrip()
-            )
+            row = f"{score.system:<{width}}  {score.metric:<{column}} {score.value:>6.2f}   {interval:<16} {p}"
+            found.append(row.rstrip())
         found += ["", *self.verdicts()]
         if self.level < LEVEL:
             found.append(f"a difference counts below p = {self.level:.4f}: {LEVEL} over all comparisons (Bonferroni)")
-        return [*found, *(f"{metric}: {signature}" for metric, signature in self.signatures.items())]
+        return found
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """One object for each system but the first and each metric."""
+        return [
+            {
+                "system": other.system,
+                "first": first.system,
+                "metric": other.metric,
+                "value": other.value,
+                "low": other.interval.low if other.interval else None,
+                "high": other.interval.high if other.interval else None,
+                "difference": other.value - first.value,
+                "p_value": other.p_value,
+                "level": self.level,
+                "verdict": self._word(first, other) or "no difference shown",
+                "signature": self.signatures[other.metric],
+            }
+            for first, other in self._pairs()
+        ]
+
+    def _pairs(self) -> list[tuple[SystemScore, SystemScore]]:
+        firsts = {score.metric: score for score in self.scores if score.p_value is None}
+        return [(firsts[score.metric], score) for score in self.scores if score.p_value is not None]
+
+    def _word(self, first: SystemScore, other: SystemScore) -> str | None:
+        """Whether the other is better or worse; None where no difference is shown."""
+        assert other.p_value is not None
+        if other.p_value >= self.level:
+            return None
+        return "better" if (other.value > first.value) != other.lower_is_better else "worse"
 
     def _verdict(self, first: SystemScore, other: SystemScore) -> str:
         assert other.p_value is not None
         difference = other.value - first.value
-        if other.p_value >= self.level:
-            return (
-                f"no difference shown between {other.system} and {first.system} in {other.metric} "
-                f"({difference:+.2f}, p = {_p(other.p_value)})"
-            )
-        word = "better" if difference > 0 else "worse"
-        size = f"{abs(difference):.2f} {other.metric}"
-        return f"{other.system} is {word} than {first.system} by {size} (p = {_p(other.p_value)})"
+        if word := self._word(first, other):
+            size = f"{abs(difference):.2f} {other.metric}"
+            return f"{other.system} is {word} than {first.system} by {size} (p = {_p(other.p_value)})"
+        return (
+            f"no difference shown between {other.system} and {first.system} in {other.metric} "
+            f"({difference:+.2f}, p = {_p(other.p_value)})"
+        )
 
 
-def compare_translations(
-    references: Sequence[str], systems: Mapping[str, Sequence[str]], *, trials: int = 10_000, seed: int = 12345
-) -> Comparison:
-    """Score what each system wrote for the same sources, and test each system against the first.
+def compare(systems: Mapping[str, Sequence[Score]], *, trials: int = TRIALS, seed: int = SEED) -> Comparison:
+    """Test each system's scores against the first system's; all have the same metrics, of the same lines.
 
-    `trials` shuffles are drawn for each test. The defaults are those of sacrebleu's command line. Raises DataError when
-    the numbers of lines differ or are 0, ConfigError for fewer than two systems or numbers that make no sense.
+    Each test draws `trials` ways to swap the lines of the two. Raises DataError when the numbers of lines differ,
+    ConfigError for fewer than two systems or numbers that make no sense.
     """
-    from sacrebleu.metrics import BLEU, CHRF
-    from sacrebleu.significance import PairedTest
-
-    _check(references, systems, trials=trials, seed=seed)
-    with _seeded(seed):
-        signatures, results = PairedTest(
-            [(name, list(lines)) for name, lines in systems.items()],
-            {"BLEU": BLEU(), "chrF2": CHRF()},
-            [list(references)],
-            test_type="ar",
-            n_samples=trials,
-            n_ar_confidence=RESAMPLES,
-        )()
-    first = next(iter(systems.values()))
-    least = {name: least_p_value(first, lines) for name, lines in systems.items()}
+    _check(systems, trials=trials, seed=seed)
+    first_name, first = next(iter(systems.items()))
+    bounds = {name: intervals(scores, seed=seed) for name, scores in systems.items()}
     scores = [
-        SystemScore(name, metric, r.score, float(r.mean), float(r.ci), _p_value(r, results[metric][0], least[name]))
-        for metric in signatures
-        for name, r in zip(results["System"], results[metric], strict=True)
+        SystemScore(
+            name,
+            base.name,
+            theirs[place].value,
+            bounds[name][place],
+            None if name == first_name else p_value(base, theirs[place], trials=trials, seed=seed),
+            base.lower_is_better,
+        )
+        for place, base in enumerate(first)
+        for name, theirs in systems.items()
     ]
-    return Comparison(scores, {metric: str(signature) for metric, signature in signatures.items()})
-
-
-def least_p_value(first: Sequence[str], second: Sequence[str]) -> float:
-    """What shuffling can show at best: of n differing lines, all 2^n swaps are equally likely, and two are extreme."""
-    differing = sum(a.split() != b.split() for a, b in zip(first, second, strict=True))
-    return min(1.0, 2.0 ** (1 - differing))
-
-
-def _p_value(result: Any, first: Any, least: float) -> float | None:
-    """sacrebleu's, corrected: it does not count shuffles that equal the observed difference.
-
-    So it gives a p-value near 0 to two systems that differ in one line, or in none.
-    """
-    if result.p_value is None:
-        return None
-    return 1.0 if result.score == first.score else max(float(result.p_value), least)
+    drawn = f"ar:{trials}|bs:{RESAMPLES}|seed:{seed}"
+    return Comparison(scores, {score.name: f"{score.signature}|{drawn}" for score in first})
 
 
 def _p(value: float) -> str:
     return f"{value:.4f}" if value < 0.01 else f"{value:.2f}"
 
 
-def _check(references: Sequence[str], systems: Mapping[str, Sequence[str]], *, trials: int, seed: int) -> None:
+def _check(systems: Mapping[str, Sequence[Score]], *, trials: int, seed: int) -> None:
     if len(systems) < 2:
         raise ConfigError(f"a comparison of {len(systems)} system", fix="give two systems or more")
     if trials < 1:
         raise ConfigError(f"trials is {trials}", fix="set trials to at least 1; 10000 is usual")
-    if seed < 1:
-        raise ConfigError(f"seed is {seed}", fix="set seed to at least 1: sacrebleu draws at random for 0")
-    if not references:
-        raise DataError("there are 0 references", fix="give a reference for each line")
-    for name, lines in systems.items():
-        if len(lines) != len(references):
-            raise DataError(
-                f"{name} has {len(lines):,} translations for {len(references):,} references",
-                fix="give exactly one translation per reference, in the same order",
-            )
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    before = os.environ.get(SEED)
-    os.environ[SEED] = str(seed)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[SEED]
-        else:
-            os.environ[SEED] = before
+    if seed < 0:
+        raise ConfigError(f"seed is {seed}", fix="set seed to at least 0")
+    (first, wanted), *others = systems.items()
+    for name, scores in others:
+        if (metrics := [s.name for s in scores]) != [s.name for s in wanted]:
+            raise ConfigError(f"{name} has the scores {metrics}", fix=f"give those of {first}, in the same order")
+        for ours, theirs in zip(wanted, scores, strict=True):
+            if len(ours.rows) != len(theirs.rows):
+                raise DataError(
+                    f"{name} has {len(theirs.rows):,} translations, {first} {len(ours.rows):,}",
+                    fix="give translations of the same sources, in the same order",
+                )

@@ -32,10 +32,7 @@ def batch_loss(
     keys: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> Loss:
     """Summed loss of a batch."""
-    hidden = model.hidden(
-        Side(batch.src, batch.src_segments, batch.src_positions, keys[0]),
-        Side(batch.tgt_in, batch.tgt_segments, batch.tgt_positions, keys[1]),
-    )
+    hidden = batch_hidden(model, batch, keys=keys)
     return linear_cross_entropy(
         hidden,
         model.output.weight,
@@ -43,6 +40,16 @@ def batch_loss(
         ignored=IGNORED_LABEL,
         label_smoothing=label_smoothing,
         lean=model.use_checkpointing,
+    )
+
+
+def batch_hidden(
+    model: OptimizedTransformer, batch: Batch, *, keys: tuple[Tensor | None, Tensor | None] = (None, None)
+) -> Tensor:
+    """What the model makes of a batch before its projection, (B, T, d)."""
+    return model.hidden(
+        Side(batch.src, batch.src_segments, batch.src_positions, keys[0]),
+        Side(batch.tgt_in, batch.tgt_segments, batch.tgt_positions, keys[1]),
     )
 
 

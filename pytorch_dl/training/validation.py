@@ -5,14 +5,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 
+from pytorch_dl.dataset.batching import IGNORED_LABEL
 from pytorch_dl.errors import ConfigError, NonFiniteError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training.loaders import batches_from
-from pytorch_dl.training.objective import batch_loss
+from pytorch_dl.training.objective import batch_hidden, batch_loss
 from pytorch_dl.training.precision import Precision, autocast
 from pytorch_dl.training.progress import Sample
 
+CHUNK_ROWS = 1024  # of logits at once
 Poll = Callable[[], None]  # called now and then; what it raises ends the validation
 
 
@@ -64,3 +68,23 @@ def validation_nll(
             nll += batch_loss(model, batch.to(device)).nll.item()
         tokens += batch.num_tgt_tokens
     return nll, tokens
+
+
+@torch.no_grad()
+def pair_nll(model: OptimizedTransformer, loader: object, *, pairs: int) -> tuple[Tensor, Tensor]:
+    """(pairs,) negative log-likelihood of each pair in nats, and (pairs,) its target tokens: 0 of pairs left out.
+
+    `model` must be in eval mode; a pair's place is its number in the loader's text.
+    """
+    device = next(model.parameters()).device
+    nll, tokens = (torch.zeros(pairs, dtype=torch.float64, device=device) for _ in range(2))
+    for batch in batches_from(loader, 0, 0, model=model):
+        batch = batch.to(device)
+        labelled = batch.labels != IGNORED_LABEL  # (B, T)
+        hidden, labels = batch_hidden(model, batch)[labelled], batch.labels[labelled]  # (N, d), (N,)
+        numbers = batch.token_pairs(batch.tgt_segments)[labelled]  # (N,)
+        for part in (slice(start, start + CHUNK_ROWS) for start in range(0, len(labels), CHUNK_ROWS)):
+            losses = functional.cross_entropy(model.output(hidden[part]).float(), labels[part], reduction="none")
+            nll.index_add_(0, numbers[part], losses.double())
+        tokens.index_add_(0, numbers, torch.ones_like(numbers, dtype=torch.float64))
+    return nll.cpu(), tokens.cpu()

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from pytorch_dl.dataset import text_lines
-from pytorch_dl.dataset.text_lines import decode, read_lines, starts_with_mark
+from pytorch_dl.dataset.text_lines import decode, one_line, read_lines, starts_with_mark
 from pytorch_dl.dataset.text_pair import Fault
 
 PIECES = [
@@ -107,3 +107,7 @@ def test_a_compressed_file_of_nothing_holds_no_text(tmp_path):
     path.write_bytes(gzip.compress(b""))
     with pytest.raises(Fault, match=r"f\.gz: holds no text"):
         list(read_lines(path))
+
+
+def test_one_line_has_no_line_ends():
+    assert one_line("a\nb\r\nc\u2028d ") == "a b  c\u2028d "

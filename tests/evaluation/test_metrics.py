@@ -8,22 +8,28 @@ import sys
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from sacrebleu.metrics import BLEU
 
-from pytorch_dl.errors import DataError, NonFiniteError
+from pytorch_dl.errors import ConfigError, DataError, NonFiniteError
 from pytorch_dl.evaluation.metrics import (
     bleu,
+    bleu_is_defined,
     character_error_rate,
     chrf,
+    chrf_plus_plus,
     edit_distance,
     exact_match,
     has_four_grams,
     perplexity,
+    perplexity_score,
+    ter,
+    ter_seconds,
     token_error_rate,
 )
 
 HYPOTHESES = ["The cat sat on the mat.", "It's 3.5 degrees, isn't it?", "", "two dogs bark"]
 REFERENCES = ["The cat is sitting on the mat.", "It is 3.5 degrees, isn't it?", "Nothing here.", "two dogs bark"]
-METRICS = [bleu, chrf, exact_match, token_error_rate, character_error_rate]
+METRICS = [bleu, chrf, chrf_plus_plus, ter, exact_match, token_error_rate, character_error_rate]
 
 
 def textbook_distance(source, target) -> int:
@@ -50,16 +56,40 @@ def test_bleu_needs_four_tokens_in_a_row(references, defined):
         assert (bleu(references, references).value > 0) == defined
 
 
-def test_bleu_and_chrf_equal_the_command_line_of_sacrebleu(tmp_path):
+def test_all_equal_the_command_line_of_sacrebleu(tmp_path):
     (tmp_path / "hyp").write_text("\n".join(HYPOTHESES) + "\n")
     (tmp_path / "ref").write_text("\n".join(REFERENCES) + "\n")
-    command = [sys.executable, "-m", "sacrebleu", "ref", "-i", "hyp", "-m", "bleu", "chrf", "-w", "10"]
-    output = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-    expected = json.loads(output)
-    for score, want in zip((bleu(HYPOTHESES, REFERENCES), chrf(HYPOTHESES, REFERENCES)), expected, strict=True):
+    command = [sys.executable, "-m", "sacrebleu", "ref", "-i", "hyp", "-w", "10", "-m"]
+    calls = ["bleu", "chrf", "ter"], ["chrf", "--chrf-word-order", "2"]
+    outputs = [subprocess.check_output([*command, *words], cwd=tmp_path, text=True) for words in calls]
+    expected = [*json.loads(outputs[0]), json.loads(outputs[1])]
+    scores = [metric(HYPOTHESES, REFERENCES) for metric in (bleu, chrf, ter, chrf_plus_plus)]
+    for score, want in zip(scores, expected, strict=True):
         assert (score.name, score.signature) == (want["name"], want["signature"])
         assert score.value == pytest.approx(want["score"], abs=1e-9)
         assert 20 < score.value < 80
+
+
+@pytest.mark.parametrize("tokenizer", ["13a", "zh", "char", "intl"])
+def test_bleu_with_other_tokenisers(tokenizer):
+    texts = ["我今天去北京看朋友。", "他们喜欢猫和狗。"], ["我今天去上海看朋友。", "他们喜欢猫和小狗。"]
+    score, want = bleu(*texts, tokenizer=tokenizer), BLEU(tokenize=tokenizer)
+    assert score.value == want.corpus_score(texts[0], [texts[1]]).score
+    assert f"|tok:{tokenizer}|" in score.signature
+    assert bleu_is_defined(score) == (tokenizer in ("zh", "char"))
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "message"),
+    [
+        ("klingon", r"unknown BLEU tokenizer 'klingon'\. Fix: give one of none, zh, 13a"),
+        ("ja-mecab", r"the BLEU tokenizer ja-mecab cannot be used: Japanese .* pip install sacrebleu\[ja\]"),
+    ],
+)
+def test_tokenisers_that_cannot_be_had(tokenizer, message, monkeypatch):
+    monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_ja_mecab.MeCab", None)
+    with pytest.raises(ConfigError, match=message):
+        bleu(["a"], ["a"], tokenizer=tokenizer)
 
 
 def test_signatures_name_the_rules():
@@ -95,7 +125,7 @@ def test_character_error_rate_counts_code_points_and_spaces():
 @pytest.mark.parametrize("metric", METRICS)
 def test_perfect_and_unequal_and_empty_sets(metric):
     perfect = metric(REFERENCES, REFERENCES)
-    assert perfect.value == pytest.approx(0.0 if "error" in perfect.name else 100.0)
+    assert perfect.value == pytest.approx(0.0 if perfect.lower_is_better else 100.0)
     with pytest.raises(DataError, match=r"^3 hypotheses for 4 references\. Fix: give exactly one hypothesis"):
         metric(HYPOTHESES[:3], REFERENCES)
     with pytest.raises(DataError, match=r"^0 hypotheses for 0 references"):
@@ -130,3 +160,16 @@ def test_perplexity():
         perplexity(0.0, 0)
     with pytest.raises(NonFiniteError, match="the loss over 5 tokens is nan"):
         perplexity(math.nan, 5)
+
+
+def test_the_perplexity_of_pairs_is_that_of_their_sums():
+    score = perplexity_score([4.0, 1.0, 0.0], [2, 1, 0])  # the third was left out
+    assert score.value == perplexity(5.0, 3) and score.signature == "tokens:3" and score.lower_is_better
+    assert math.isnan(score.formula([0.0, 0.0]))
+    with pytest.raises(DataError, match="at least 1 token, got 0"):
+        perplexity_score([0.0], [0])
+
+
+def test_the_time_of_ter_grows_with_the_cube_of_the_length():
+    assert ter_seconds(["a b c d e f g h i j"] * 1000) == pytest.approx(1.0)
+    assert ter_seconds(["w " * 20]) == pytest.approx(8 * ter_seconds(["w " * 10]))
