@@ -167,6 +167,7 @@ def translate(
         top_p=top_p,
         min_p=min_p,
         seed=seed,
+        scored=json or nbest > 1,
     )
     constraints = Constraints(prefix, tuple(ban or ()), tuple(require or ()))
     form = Form(as_json=json, with_scores=nbest > 1)

@@ -177,7 +177,7 @@ def _decoder(data: DataModule, training: TrainingConfig) -> Decode | None:
         del metrics["bleu"]
 
     def decode(model: OptimizedTransformer, poll: Callable[[], None]) -> Decoded:
-        settings = SearchSettings(beam_size=1)
+        settings = SearchSettings(beam_size=1, scored=False)
         translator = Translator(model, tokenizers, reads_as_trained=True)
         found = translator.hypotheses(sources, settings, progress=lambda _: poll())
         texts = [best[0].text for best in found]

@@ -74,7 +74,8 @@ class Translator:
     ) -> list[str]:
         """The best translation of each line, in order; a blank line has a blank one."""
         given = {"beam_size": beam_size, "length_penalty": length_penalty}
-        settings = SearchSettings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        given = {name: value for name, value in given.items() if value is not None}
+        settings = SearchSettings(**given, scored=False)  # type: ignore[arg-type]
         return [best[0].text for best in self.hypotheses(lines, settings)]
 
     def hypotheses(
@@ -134,7 +135,7 @@ class Translator:
     def _translation(self, found: Hypothesis) -> Translation:
         tgt = self.tokenizers.tgt
         ids = [*found.ids, *[tgt.eos_id] * found.finished]
-        tokens = [tgt.token(id) for id in ids[: len(found.token_log_probs)]]
+        tokens = [tgt.token(id) for id in ids]
         return Translation(
             tgt.decode(found.ids),
             found.score,

@@ -52,6 +52,7 @@ class Ours:
                 max_length_ratio=0,
                 max_length_offset=task.new_tokens,
                 min_length=task.new_tokens,
+                scored=False,  # as the others
             ),
             pad_id=special.pad_id,
             bos_id=special.bos_id,
@@ -61,7 +62,7 @@ class Ours:
             max_tokens_per_batch=10**9,
             device=next(self.translator.model.parameters()).device,
         )
-        return sum(len(best[0].token_log_probs) for best in found)
+        return sum(len(best[0].ids) + best[0].finished for best in found)
 
 
 class HuggingFace:

@@ -40,6 +40,8 @@ def generate(
     assert max_positions >= 2, f"max_positions {max_positions} has no room for a token and eos"
     if max_tokens_per_batch < 1:
         raise ConfigError(f"max_tokens_per_batch is {max_tokens_per_batch}", fix="set it to at least 1")
+    if any(request.required for request in requests):
+        settings = dataclasses.replace(settings, scored=True)  # to choose among what holds as much of them
     special = Special(pad_id, bos_id, eos_id, frozenset({pad_id, bos_id, *banned_ids} - {eos_id}))
     results = [[Hypothesis([], 0.0, 0.0, finished=True)] for _ in requests]
     waiting = _longest_first(requests, settings, max_positions)

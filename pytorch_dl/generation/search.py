@@ -5,6 +5,7 @@ Those that have ended stay as idle rows until a share of the batch has; then the
 Shapes: B sentences in the batch, K beams, S source length, V vocabulary.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -22,6 +23,7 @@ from pytorch_dl.generation.strategies import strategy_of
 from pytorch_dl.generation.top import log_sum_exp
 
 IDLE_SHARE = 4  # ended sentences leave when they are one in so many
+FEWEST_ALIKE = 16  # sentences that are encoded together for being of like lengths
 
 
 class Cache(Protocol):
@@ -99,8 +101,12 @@ class Search(Generic[CacheT]):
         return len(self.entries)
 
     def enter(self, entries: Sequence[Entry]) -> None:
-        """Take in sentences."""
+        """Take in sentences, best longest first: then short ones are encoded without much padding."""
         assert all(entry.limit >= 1 for entry in entries), [entry.limit for entry in entries]
+        for part in _alike(entries):
+            self._take_in(part)
+
+    def _take_in(self, entries: Sequence[Entry]) -> None:
         rows = [[*entry.request.source, self.special.eos_id] for entry in entries]
         width = max(map(len, rows))
         src = torch.tensor([row + [self.special.pad_id] * (width - len(row)) for row in rows], device=self.device)
@@ -118,8 +124,7 @@ class Search(Generic[CacheT]):
         """Write one token of each beam; return the sentences that have ended, with their best hypotheses."""
         assert self.cache is not None
         tokens = torch.from_numpy(self.beams.tokens).to(self.device)
-        logits = self.model.project(self.model.decode_step(tokens, self.cache))
-        candidates = self._candidates(logits if logits.dtype == torch.float64 else logits.float())
+        candidates = self._candidates(self.model.project(self.model.decode_step(tokens, self.cache)))
         self._note_ended(candidates)
         parents = np.take_along_axis(candidates.parents, candidates.live, axis=1)
         self.beams.advance(candidates)
@@ -136,12 +141,20 @@ class Search(Generic[CacheT]):
     def _candidates(self, logits: Tensor) -> Candidates:
         """What may come next; logits (B, K, V) are changed."""
         requests = [entry.request for entry in self.entries]
-        normalizers = log_sum_exp(logits)  # (B, K)
-        _refuse_non_finite(normalizers, self.beams)
+        if self.settings.normalized:
+            logits = logits if logits.dtype == torch.float64 else logits.float()
+            normalizers = log_sum_exp(logits)  # (B, K)
+            _refuse_non_finite(normalizers, self.beams)
+        else:
+            normalizers = logits.new_zeros(logits.shape[:2])
         for rule in self._rules(requests):
             rule(logits, self.beams, requests)
         strategy = self._strategy(constrained=any(request.required for request in requests))
-        return strategy(logits, normalizers, self.beams, requests)
+        candidates = strategy(logits, normalizers, self.beams, requests)
+        if not self.settings.normalized:
+            gains = candidates.gains  # here the logits of what was chosen; -inf where everything was banned
+            _refuse_non_finite(torch.from_numpy(np.where(gains == -np.inf, 0.0, gains)), self.beams)
+        return candidates
 
     def _rules(self, requests: Sequence[Request]) -> list[rules.Rule]:
         """Those that have something to say; what forces a prefix comes last, and is obeyed."""
@@ -163,9 +176,7 @@ class Search(Generic[CacheT]):
             beam, log_prob = int(candidates.parents[row, place]), float(candidates.totals[row, place])
             gains = [*self.beams.gains_of(row, beam), float(candidates.gains[row, place])]
             score = self.settings.score(log_prob, len(gains))
-            self.found[row].append(
-                Hypothesis(self.beams.prefix(row, beam), score, log_prob, True, token_log_probs=gains)
-            )
+            self.found[row].append(self._hypothesis(self.beams.prefix(row, beam), log_prob, gains, finished=True))
             self.beams.found[row] += 1
             self.beams.best[row] = max(self.beams.best[row], score)
             candidates.totals[row, place] = -np.inf  # it goes no further
@@ -188,14 +199,17 @@ class Search(Generic[CacheT]):
         if self.beams.lengths[row] >= self.beams.limits[row]:
             for beam in np.flatnonzero(self.beams.totals[row] > -np.inf).tolist():
                 log_prob, gains = float(self.beams.totals[row, beam]), self.beams.gains_of(row, beam)
-                score = self.settings.score(log_prob, len(gains))
-                ids = self.beams.prefix(row, beam)
-                found.append(Hypothesis(ids, score, log_prob, False, token_log_probs=gains))
+                found.append(self._hypothesis(self.beams.prefix(row, beam), log_prob, gains, finished=False))
         found = found or [Hypothesis([], -np.inf, -np.inf, False)]  # everything was banned
         required = self.entries[row].request.required
         lacking = [rules.lacks(hypothesis.ids, required) for hypothesis in found]
         ranked = sorted(zip(lacking, found, strict=True), key=lambda pair: (pair[0], -pair[1].score, pair[1].ids))
         return [hypothesis for _, hypothesis in ranked[: self.settings.n_best]]
+
+    def _hypothesis(self, ids: list[int], log_prob: float, gains: list[float], *, finished: bool) -> Hypothesis:
+        if not self.settings.normalized:
+            return Hypothesis(ids, math.nan, math.nan, finished)
+        return Hypothesis(ids, self.settings.score(log_prob, len(gains)), log_prob, finished, token_log_probs=gains)
 
     def _leave_or_reorder(self, parents: Ints) -> None:
         assert self.cache is not None
@@ -211,6 +225,15 @@ class Search(Generic[CacheT]):
             self.beams, self.idle = self.beams.take(stay), self.idle[stay]
             self.entries = [self.entries[row] for row in stay]
             self.found = [self.found[row] for row in stay]
+
+
+def _alike(entries: Sequence[Entry]) -> list[Sequence[Entry]]:
+    """Parts that are encoded apart: halves, and halves of these, where else a quarter or more would be padding."""
+    lengths = [len(entry.request.source) + 1 for entry in entries]
+    if len(entries) < 2 * FEWEST_ALIKE or sum(lengths) > 0.75 * max(lengths) * len(entries):
+        return [entries]
+    half = len(entries) // 2
+    return [*_alike(entries[:half]), *_alike(entries[half:])]
 
 
 def _refuse_non_finite(normalizers: Tensor, beams: Beams) -> None:

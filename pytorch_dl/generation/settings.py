@@ -49,6 +49,8 @@ class SearchSettings:
     """Draw from the tokens with at least this share of the likeliest one's probability (arXiv:2407.01082)."""
     seed: int = 1
     """The draws of a sentence are a function of this and of the sentence's number."""
+    scored: bool = True
+    """False: greedy search does without log-probabilities, which it need not know; hypotheses have nan."""
 
     def __post_init__(self) -> None:
         for name in ("beam_size", "n_best", "max_length_offset", "diversity_groups"):
@@ -74,6 +76,11 @@ class SearchSettings:
     def beams(self) -> int:
         """Prefixes that are followed at a time."""
         return self.n_best if self.sampling else self.beam_size
+
+    @property
+    def normalized(self) -> bool:
+        """Whether log-probabilities are wanted or needed."""
+        return self.scored or self.sampling or self.beam_size > 1
 
     def max_length(self, source_length: int) -> int:
         """The most tokens, eos included, for a source of that many tokens."""

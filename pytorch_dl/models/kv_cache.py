@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_ROOM = 16  # columns, at least, when some are made
+_ROOM = 32  # columns, at least, when some are made
 
 
 class KeyValue(NamedTuple):

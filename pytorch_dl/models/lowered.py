@@ -11,13 +11,17 @@ from torch.nn import functional as F
 
 from pytorch_dl.models.variants import named
 
+PACKED_INPUTS = 1024
 TINY = torch.finfo(torch.float32).tiny
 
 
-class Product(nn.Module):
-    """x W + b, where a factor for each row of x may still be outstanding: a normalisation's, which costs nothing so."""
+class Product:
+    """x W + b, where a factor for each row of x may still be outstanding: a normalisation's, which costs nothing so.
 
-    def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
+    No module: calling one takes as long as a small product.
+    """
+
+    def __call__(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         """x (..., I) and factor (..., 1) -> (..., O), perhaps in the lower precision where there is no factor."""
         raise NotImplementedError
 
@@ -25,15 +29,10 @@ class Product(nn.Module):
 class FullProduct(Product):
     """In the precision of the weights."""
 
-    weight: Tensor
-    bias: Tensor | None
-
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight, persistent=False)
-        self.register_buffer("bias", bias, persistent=False)
+        self.weight, self.bias = weight, bias
 
-    def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         if factor is None:
             return F.linear(x, self.weight, self.bias)
         out = F.linear(x, self.weight).mul_(factor)
@@ -43,36 +42,42 @@ class FullProduct(Product):
 class Bf16Product(Product):
     """Products of bfloat16, summed in float32."""
 
-    weight: Tensor
-    bias: Tensor | None
-
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight.bfloat16(), persistent=False)
-        self.register_buffer("bias", None if bias is None else bias.float(), persistent=False)
+        self.is_packed = can_pack(weight)
+        half = weight.bfloat16()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(half.contiguous()) if self.is_packed else half
+        self.bias = None if bias is None else bias.float()
 
-    def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
-        out = F.linear(x.bfloat16(), self.weight)
-        out = out if factor is None else out * factor
+    def __call__(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
+        half = x.bfloat16()
+        if self.is_packed:
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(half, self.weight, None, "none", [], "")
+        else:
+            out = F.linear(half, self.weight)
+        if factor is not None:
+            out = out.mul_(factor) if factor.dtype == out.dtype else out * factor
         return out if self.bias is None else out + self.bias
+
+
+def can_pack(weight: Tensor) -> bool:
+    """Whether a weight (O, I) may lie in the order in which oneDNN reads it, which it else makes at every product.
+
+    Longer inputs are left alone: of those oneDNN has a faster way for many rows, which it does not find so.
+    """
+    fits = weight.device.type == "cpu" and weight.size(1) <= PACKED_INPUTS
+    return fits and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call]
 
 
 class Int8Product(Product):
     """Products of 8-bit integers, summed exactly; weights are scaled by output, activations by row as they come."""
 
-    weight: Tensor
-    scale: Tensor
-    bias: Tensor | None
-
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
         scale = weight.float().abs().amax(1).clamp_min(TINY) / 127  # (O,)
         whole = (weight / scale.unsqueeze(1)).round().to(torch.int8)
-        self.register_buffer("weight", whole.t(), persistent=False)  # (I, O)
-        self.register_buffer("scale", scale, persistent=False)
-        self.register_buffer("bias", None if bias is None else bias.float(), persistent=False)
+        self.weight, self.scale = whole.t(), scale  # (I, O), (O,)
+        self.bias = None if bias is None else bias.float()
 
-    def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         rows = x.reshape(-1, x.size(-1))
         scale = rows.abs().amax(1, keepdim=True).clamp_min(TINY) / 127
         whole = torch._int_mm((rows / scale).round().to(torch.int8), self.weight).view(*x.shape[:-1], -1)  # (..., O)

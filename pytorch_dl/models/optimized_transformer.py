@@ -131,9 +131,7 @@ class OptimizedTransformer(nn.Module):
             x = self._run(layer, x, memory, self_bias=self_bias, cross_bias=cross_bias, rotation=rotation, keys=keys)
         return self._run(self.decoder_norm, x)
 
-    def start_decoding(
-        self, src: Tensor, *, beam_size: int = 1, layers: Iterable[nn.Module] | None = None
-    ) -> DecoderCache:
+    def start_decoding(self, src: Tensor, *, beam_size: int = 1, layers: Iterable[Any] | None = None) -> DecoderCache:
         """Padded src (B, S) -> the cache with which `decode_step` writes, token by token, in `beam_size` beams.
 
         `layers` are those that will read it, if not the model's own.

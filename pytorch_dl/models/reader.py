@@ -10,6 +10,7 @@ Shapes: B sentences, K beams, S source, N tokens so far, H and G heads of querie
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,24 +26,24 @@ from pytorch_dl.models.positions import LearnedPositions, RotaryPositions, Sinus
 from pytorch_dl.models.transformer_blocks import Residual, TransformerDecoderLayer
 
 
-class Reader(nn.Module):
+class Reader:
     """What `start_decoding`, `decode_step` and `project` of a model do, with its weights as they are now.
 
     Models with layers, norms or positions of a user's own keep their way of decoding; their linear layers are lowered.
     """
 
     def __init__(self, model: OptimizedTransformer, *, precision: str = "fp32") -> None:
-        super().__init__()
         self.model = _lowered(model, precision)
-        self.layers: nn.ModuleList | None = None
+        self.layers: list[ReadingLayer] | None = None
         if is_known(model):
             layers: Any = model.decoder_layers
-            self.layers = nn.ModuleList(ReadingLayer(layer, precision) for layer in layers)
+            self.layers = [ReadingLayer(layer, precision) for layer in layers]
         self.output = product_of(model.output, precision)
-        for own in (self.layers, self.output):  # the model that is shared stays in its mode
-            if own is not None:
-                own.eval()
-        self.training = False
+
+    @property
+    def training(self) -> bool:
+        """Whether the model is, whose dropout would then be at work."""
+        return self.model.training
 
     @property
     def max_seq_len(self) -> int:
@@ -73,43 +74,45 @@ class Reader(nn.Module):
         return logits
 
 
-class ReadingLayer(nn.Module):
+class ReadingLayer:
     """A decoder layer, one token of each beam at a time."""
 
     def __init__(self, layer: TransformerDecoderLayer, precision: str) -> None:
-        super().__init__()
         own, cross, ff = layer.self_attention, layer.cross_attention, layer.feed_forward
         self.heads, self.cross_heads = own.heads, cross.heads
+        self.narrow = precision == "bf16"  # activations, as is the product that follows them
         self.self_in = Normed(layer.self_residual, _side_by_side(own), precision)
         self.cross_in = Normed(layer.cross_residual, _scaled(cross), precision)
-        self.ff_in = Normed(layer.ff_residual, ff.in_proj, precision)
+        self.ff_in = Normed(layer.ff_residual, ff.in_proj, precision, narrow=self.narrow)
         self.self_out, self.cross_out, self.ff_out = (product_of(part.out_proj, precision) for part in (own, cross, ff))
         self.memory = product_of(cross.kv_proj, precision)
         self.activation, self.gated = ff.activation, ff.gated
-        self.norms = nn.ModuleList(  # of the sums
-            nn.Identity() if residual.norm_first else residual.norm
+        self.norms: list[Callable[[Tensor], Tensor]] = [  # of the sums
+            _unchanged if residual.norm_first else residual.norm
             for residual in (layer.self_residual, layer.cross_residual, layer.ff_residual)
-        )
+        ]
 
-    def forward(
+    def __call__(
         self, x: Tensor, memory: KeyValue, *, cross_bias: Tensor, turns: Tensor | None, cache: LayerCache
     ) -> Tensor:
-        """x (B, K, d), memory (B, G, S, D) twice, turns (B, 1, 1, D / 2) as complex numbers -> (B, K, d)."""
+        """x (B, K, d), memory (B, G, S, D) twice, turns (B, 1, 1, D / 2) as complex numbers -> (B, K, d), in place."""
         query, key, dim = self.heads
-        qkv = self.self_in(x).unflatten(-1, (query + 2 * key, dim))  # (B, K, H + 2G, D)
+        qkv = self.self_in(x).view(*x.shape[:-1], query + 2 * key, dim)  # (B, K, H + 2G, D)
         qk, v = qkv[:, :, : query + key], qkv[:, :, query + key :]
         if turns is not None:
-            qk = torch.view_as_real(torch.view_as_complex(qk.unflatten(-1, (dim // 2, 2))) * turns).flatten(-2)
+            pairs = torch.view_as_complex(qk.view(*qk.shape[:-1], dim // 2, 2))
+            qk = torch.view_as_real(pairs * turns).flatten(-2)
         past = cache.extend(KeyValue(qk[:, :, query:].transpose(1, 2), v.transpose(1, 2)))
-        x = self.norms[0](x + self.self_out(attend(qk[:, :, :query], past, cache.bias)))
-        q = self.cross_in(x).unflatten(-1, (query, dim))  # (B, K, H, D)
-        x = self.norms[1](x + self.cross_out(attend(q, memory, cross_bias)))
-        out: Tensor = self.norms[2](x + self.ff_out(self._activated(self.ff_in(x))))
-        return out
+        x = self.norms[0](x.add_(self.self_out(attend(qk[:, :, :query], past, cache.bias))))
+        q = self.cross_in(x).view(*x.shape[:-1], query, dim)  # (B, K, H, D)
+        x = self.norms[1](x.add_(self.cross_out(attend(q, memory, cross_bias))))
+        h = self.ff_in(x)
+        return self.norms[2](x.add_(self.ff_out(self._activated(h.bfloat16() if self.narrow else h))))
 
     def project_memory(self, memory: Tensor) -> KeyValue:
         """memory (B, S, d) -> keys and values (B, G, S, D)."""
-        kv = self.memory(memory).to(memory.dtype).unflatten(-1, (2 * self.heads.key, self.heads.dim)).transpose(1, 2)
+        kv = self.memory(memory).to(memory.dtype).view(*memory.shape[:-1], 2 * self.heads.key, self.heads.dim)
+        kv = kv.transpose(1, 2)
         return KeyValue(*kv.chunk(2, dim=1))
 
     def _activated(self, h: Tensor) -> Tensor:
@@ -119,24 +122,29 @@ class ReadingLayer(nn.Module):
         return self.activation(gate).mul_(value)
 
 
-class Normed(nn.Module):
+class Normed:
     """A product behind the normalisation of its input, if it has one."""
 
-    def __init__(self, residual: Residual, linear: nn.Linear, precision: str) -> None:
-        super().__init__()
+    def __init__(self, residual: Residual, linear: nn.Linear, precision: str, *, narrow: bool = False) -> None:
+        self.narrow = narrow
         norm = residual.norm if residual.norm_first else None
         self.eps = norm.eps if isinstance(norm, RMSNorm) else None
         self.norm = None if isinstance(norm, RMSNorm) else norm
         self.product = product_of(linear, precision, scale=norm.weight.detach() if isinstance(norm, RMSNorm) else None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., I) -> (..., O) in the precision of x."""
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (..., I) -> (..., O) in the precision of x, or where `narrow` perhaps in bf16."""
         if self.eps is None:
             out: Tensor = self.product(x if self.norm is None else self.norm(x))
-            return out.to(x.dtype)
+            return out if self.narrow else out.to(x.dtype)
         squares = torch.linalg.vecdot(x, x).unsqueeze(-1)  # (..., 1)
-        scaled: Tensor = self.product(x, squares.div_(x.size(-1)).add_(self.eps).rsqrt_())
+        factor = squares.div_(x.size(-1)).add_(self.eps).rsqrt_()
+        scaled: Tensor = self.product(x, factor.bfloat16() if self.narrow else factor)
         return scaled
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
 
 
 def attend(q: Tensor, past: KeyValue, bias: Tensor) -> Tensor:
@@ -147,7 +155,7 @@ def attend(q: Tensor, past: KeyValue, bias: Tensor) -> Tensor:
     scores = q @ past.keys.transpose(-2, -1)  # (B, G, H / G * K, N)
     if groups > 1 and bias.size(2) > 1:
         bias = bias.repeat(1, 1, groups, 1)
-    weights = (scores + bias).softmax(-1)
+    weights = scores.add_(bias).softmax(-1)
     return (weights @ past.values).view(batch, heads, beams, dim).transpose(1, 2).flatten(2)
 
 
