@@ -77,3 +77,15 @@ Precision = Annotated[
     str,
     typer.Option(metavar="fp32|bf16|int8", help="Of the matrix products: lower is faster, and costs a little quality."),
 ]
+
+ExportTo = Annotated[
+    str, typer.Option("--to", metavar="ctranslate2|onnx|safetensors", help="Form of the model: for which program.")
+]
+ExportOut = Annotated[Path, typer.Option("--out", help="Folder to write; an older export in it is replaced.")]
+Quantization = Annotated[
+    str | None,
+    typer.Option(
+        metavar="int8|int8_float32|float16|...",
+        help="Of the weights for ctranslate2: smaller files; float32 when left out.",
+    ),
+]
