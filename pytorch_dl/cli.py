@@ -222,6 +222,19 @@ def evaluate(
 
 
 @app.command()
+def export(
+    run_folder: o.Run,
+    to: o.ExportTo,
+    out: o.ExportOut,
+    quantization: o.Quantization = None,
+) -> None:
+    """Write the model for use elsewhere, compared with the original: CTranslate2, ONNX, safetensors."""
+    from pytorch_dl.exporting import export_run
+
+    export_run(run_folder, to=to, out=out, quantization=quantization)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/dates"),
 ) -> None:

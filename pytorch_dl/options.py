@@ -97,3 +97,15 @@ Comet = Annotated[
 ]
 CometModel = Annotated[str, typer.Option(metavar="NAME", help="With --comet: its model.")]
 EvaluationJson = Annotated[bool, typer.Option("--json", help="Print all of it as one JSON object.")]
+
+ExportTo = Annotated[
+    str, typer.Option("--to", metavar="ctranslate2|onnx|safetensors", help="Form of the model: for which program.")
+]
+ExportOut = Annotated[Path, typer.Option("--out", help="Folder to write; an older export in it is replaced.")]
+Quantization = Annotated[
+    str | None,
+    typer.Option(
+        metavar="int8|int8_float32|float16|...",
+        help="Of the weights for ctranslate2: smaller files; float32 when left out.",
+    ),
+]

@@ -38,6 +38,7 @@ class RotaryPositions(nn.Module):
         super().__init__()
         if head_dim % 2:
             raise ValueError(f"rotary positions need an even head width, got d_model / n_heads = {head_dim}")
+        self.base = base
         frequencies = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
         angles = torch.outer(torch.arange(max_seq_len, dtype=torch.float64), frequencies)
         self.register_buffer("cos", angles.cos().to(torch.get_default_dtype()), persistent=False)
