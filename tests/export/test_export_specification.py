@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize(
+    "activation", ACTIVATIONS, ids=lambda function: re.sub(r" (of type object )?at 0x\w+", "", str(function))
+)
 def test_activations_that_are_passed_in_are_exact(activation: Any, tmp_path: Path) -> None:
     model = tiny(SHARED, activation=activation)
     assert exported(model, tmp_path / "out").equal == 6

@@ -236,3 +236,17 @@ def test_impossible_tokens_end_a_sentence_that_has_nowhere_to_go():
     model.decode_step = two_words
     [hypotheses] = search(model, SOURCES[:1], [9], beam_size=4, n_best=9)
     assert sorted(h.ids for h in hypotheses) == [[], [2]] and all(h.finished for h in hypotheses)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_without_scores_greedy_search_finds_the_same(seed):
+    model, limits = ToyModel(seed), [8, 3, 8, 8, 8]
+    scored, bare = (search(model, SOURCES, limits, beam_size=1, scored=scored) for scored in (True, False))
+    assert [(found[0].ids, found[0].finished) for found in bare] == [(f[0].ids, f[0].finished) for f in scored]
+    assert all(math.isnan(found[0].score) and not found[0].token_log_probs for found in bare)
+
+
+def test_what_needs_scores_has_them_though_none_are_asked_for():
+    for changes in ({"beam_size": 3}, {"sampling": True}):
+        scored, bare = (search(ToyModel(3), SOURCES, [8] * 5, scored=scored, **changes) for scored in (True, False))
+        assert scored == bare

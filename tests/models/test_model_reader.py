@@ -7,7 +7,7 @@ import torch
 from small_models import VOCAB, assert_same, decode_step, small
 from torch import nn
 
-from pytorch_dl.models.lowered import PRODUCTS, product_of
+from pytorch_dl.models.lowered import PACKED_INPUTS, PRODUCTS, can_pack, product_of
 from pytorch_dl.models.reader import Reader, is_known
 from pytorch_dl.models.transformer_blocks import TransformerDecoderLayer
 
@@ -88,6 +88,15 @@ def test_rows_of_8_bits_do_not_depend_on_each_other() -> None:
     for rows in (1, 2, 3, 16, 17, 31):
         assert torch.equal(product(x[:rows]), whole[:rows])
     assert torch.isfinite(product(torch.zeros(2, 64))).all()
+
+
+@pytest.mark.skipif(not can_pack(torch.ones(8, 8)), reason="this CPU has no bf16 products")
+@pytest.mark.parametrize("shape", [(1, 64), (3, 96), (64, 256), (7, PACKED_INPUTS)])
+def test_a_packed_weight_gives_the_same_bits(shape) -> None:
+    x, linear = torch.randn(shape), nn.Linear(shape[1], 80, bias=False)
+    product = product_of(linear, "bf16")
+    assert product.is_packed and not product_of(nn.Linear(PACKED_INPUTS + 1, 8), "bf16").is_packed
+    assert torch.equal(product(x), nn.functional.linear(x.bfloat16(), linear.weight.bfloat16()))
 
 
 def test_making_a_reader_leaves_the_model_in_its_mode() -> None:
