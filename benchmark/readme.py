@@ -22,6 +22,14 @@ NAMES = {
     "x-transformers": "x-transformers, the same loop",
     "ours": "**pytorch-dl**",
 }
+READERS = {
+    "hf-float32": "Hugging Face Marian, `generate`, fp32",
+    "ct2-float32": "CTranslate2 on the exported model, fp32",
+    "ct2-int8": "CTranslate2 on the exported model, int8",
+    "ours-fp32": "pytorch-dl, fp32",
+    "ours-int8": "pytorch-dl, `--precision int8`",
+    "ours-bf16": "**pytorch-dl, `--precision bf16`**",
+}
 SIZES = {"training-T": "d_model 256, 3+3 layers", "training-B": "d_model 512, 6+6 layers"}
 
 
@@ -49,6 +57,19 @@ def trainers() -> list[str]:
     return lines
 
 
+def readers() -> list[str]:
+    """All that decode, both sizes, greedy and with four beams."""
+    tables = [result(f"decoding-{size}")["tables"][beam] for size in ("T", "B") for beam in ("beam 1", "beam 4")]
+    lines = [
+        "| decoding, sentences a second (× the first) | T, greedy | T, beam 4 | B, greedy | B, beam 4 |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, what in READERS.items():
+        cells = [f"{table[name]['median']:,.0f} ({table[name]['ratio']:.1f} ×)" for table in tables]
+        lines.append(f"| {what} | {' | '.join(cells)} |")
+    return lines
+
+
 def ratio(trainer: dict[str, Any]) -> float:
     """Median of the ratios to the first of the same repeat."""
     return statistics.median(trainer["ratios"])
@@ -69,7 +90,7 @@ def quality() -> list[str]:
     """The rows of the second table."""
     multi30k, fast, full = result("multi30k"), result("time_to_quality"), result("efficiency")
     preparation, kills = result("preparation"), result("kill_test")
-    speed = result("data_speed")
+    speed, many = result("data_speed"), result("many_lines")
     data = speed["preparation"]
     waits = {row["preset"]: f"{row['while_training_percent']:.2f} %" for row in speed["presets"]}
     races = [result(name) for name in SIZES]
@@ -78,6 +99,7 @@ def quality() -> list[str]:
     rates = [f"{race['roof']['matrix_flops_per_s'] / 1e12:.1f}" for race in races]
     whole_runs = [f"{beside_fastest(race):.1f}" for race in races]
     ours, other, survived = fast["ours"], fast["hf-trainer"], kills["kills_survived"]
+    times = other["seconds"] / ours["seconds"]
     return [
         "| what | figure | command |",
         "|---|---|---|",
@@ -88,7 +110,8 @@ def quality() -> list[str]:
         "| Multi30k English to German, from raw text: sacreBLEU (13a, cased, beam 5) on test 2016 | "
         f"{multi30k['scores']['BLEU']:.1f} after {multi30k['wall_seconds'] / 60:.0f} minutes; "
         f"{multi30k['parameters'] / 1e6:.1f} million parameters | `python benchmark/multi30k.py --data multi30k` |",
-        f"| the same in a hurry, and Hugging Face's trainer given twice the time | {ours['bleu']:.1f} after "
+        f"| the same in a hurry, and Hugging Face's trainer given {times:.1f} times as long | "
+        f"{ours['bleu']:.1f} after "
         f"{ours['seconds'] / 60:.1f} minutes; {other['bleu']:.1f} after {other['seconds'] / 60:.1f} | "
         "`python benchmark/time_to_quality.py --data multi30k` |",
         "| full batches, Multi30k, 4,096 tokens a side: real tokens / all positions | "
@@ -104,12 +127,23 @@ def quality() -> list[str]:
         f"| a run killed {survived} times with `kill -9`, {kills['kills_in_a_save']} of them while saving | weights, "
         f"optimizer and `metrics.jsonl` equal bit by bit; at most {kills['lost_steps_max']} steps done again | "
         f"`python benchmark/kill_test.py --kills {survived}` |",
+        f"| {many['lines']:,} lines through `translate`, killed {len(many['kills'])} times and resumed | "
+        f"the same bytes as unbroken: {'yes' if many['identical'] else 'NO'}; resident memory "
+        f"{growth(many['resident_mb'])} | "
+        "`python benchmark/many_lines.py RUN` |",
     ]
+
+
+def growth(memory: list[tuple[int, float]]) -> str:
+    """Of the first and the last tenth of the lines, in the median."""
+    tenth = max(1, len(memory) // 10)
+    first, last = (statistics.median(mb for _, mb in part) for part in (memory[:tenth], memory[-tenth:]))
+    return f"{first:,.0f} MiB at the beginning, {last:,.0f} at the end"
 
 
 def block() -> str:
     """What stands between the marks."""
-    return "\n".join([*trainers(), "", *quality()]) + "\n"
+    return "\n".join([*trainers(), "", *readers(), "", *quality()]) + "\n"
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """`translate` to a file: it goes on after any end to the same bytes; wishes of a line; and what it refuses."""
 
 import json
+import random
 import subprocess
 import time
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 from tiny_runs import WORDS, call, command, environment
 
 from pytorch_dl import translating
+from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.resumable import ResumableFile
+from pytorch_dl.translator import load
 
 LINES = [f"{a} {b}" for a in WORDS for b in WORDS]
 
@@ -199,3 +202,28 @@ def test_required_words_are_refused_where_nothing_would_see_to_them(tiny_run, ca
     refused = call(capsys, "translate", tiny_run, "--text", "a b", "--require", "c", *options)
     assert (refused.code, refused.out) == (2, "")
     assert f"required words do not go with {kind}. Fix: leave out one" in refused.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("beam", [1, 4])
+def test_a_translation_depends_on_nothing_but_its_line(tiny_run, beam):
+    chosen = random.Random(1)
+    lines = [" ".join(chosen.choices(WORDS, k=chosen.randint(1, 9))) for _ in range(1000)]
+    translator, settings = load(tiny_run), SearchSettings(beam_size=beam)
+
+    def outputs(order: list[int], size: int) -> list[str]:
+        parts = [order[start : start + size] for start in range(0, len(order), size)]
+        found = {
+            number: best[0].text
+            for part in parts
+            for number, best in zip(part, translator.hypotheses([lines[n] for n in part], settings), strict=True)
+        }
+        return [found[number] for number in range(len(lines))]
+
+    order = list(range(len(lines)))
+    expected = outputs(order, 1)
+    assert len(set(expected)) > 1
+    for size in (3, 16, 64, 1000):
+        assert outputs(order, size) == expected, size
+    chosen.shuffle(order)
+    assert outputs(order, 64) == expected
