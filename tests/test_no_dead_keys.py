@@ -5,7 +5,6 @@ import io
 import os
 import re
 import sys
-import threading
 import types
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -102,19 +101,21 @@ def batches(config: Config) -> Seen:
     """The texts in batches, the vocabulary, and what the loader does meanwhile."""
     said: list[str] = []
     pinned: list[bool] = []
-    submitted: list[int] = []
+    submitted: list[int] = []  # for each piece of work, how many threads there may be for it
     data = DataModule(
         data=config.data, batch_size=config.training.batch_size, seed=config.system.seed, report=said.append
     )
     submit = ThreadPoolExecutor.submit
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ThreadPoolExecutor, "submit", lambda *args: submitted.append(1) or submit(*args))
+        patched.setattr(
+            ThreadPoolExecutor, "submit", lambda *args: submitted.append(args[0]._max_workers) or submit(*args)
+        )
         patched.setattr(torch.cuda, "is_available", lambda: True)
         patched.setattr(Batch, "pin_memory", lambda batch: pinned.append(True) or batch)
         data.setup()
         loader, val = data.train_dataloader(), data.val_dataloader()
         first = next(iterator := loader.batches(0))
-        ahead, threads = len(submitted), threading.active_count()
+        ahead, threads = len(submitted), max(submitted, default=0)
         every, validation = [first, *iterator, *loader.batches(1)], [*(val or [])]
     tokenizers = data.tokenizers
     return {
