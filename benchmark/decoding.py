@@ -42,7 +42,8 @@ def main() -> None:
     preset, folder = SIZES[options.size], find_text(options.data)
     text = text_settings(folder, src_suffix="en", tgt_suffix="de")
     config = configuration(get_config(preset) if preset else Config(), text, options.settings)
-    found: dict[str, Any] = {"machine": machine(), "size": options.size, "new_tokens": options.new_tokens, "tables": {}}
+    found: dict[str, Any] = {"machine": machine(), "size": options.size, "new_tokens": options.new_tokens}
+    found |= {"tables": {}, "profiles": {}}
     with tempfile.TemporaryDirectory() as name, ExitStack() as running:
         work = prepare(config, Path(name), pairs_per_step=options.sentences)
         save(work)
@@ -53,8 +54,9 @@ def main() -> None:
         for beam in BEAMS:
             task = Task(sources, options.new_tokens, beam)
             found["tables"][f"beam {beam}"] = measure(readers, task, options.repeats)
-            if readers[0].name.startswith("ours"):
-                found["tables"][f"beam {beam}"]["profile"] = readers[0].profile(task)
+            for reader in readers:
+                if reader.name == "ours-bf16":
+                    found["profiles"][f"beam {beam}"] = reader.profile(task)
     write_json(RESULTS / f"{options.name or f'decoding-{options.size}'}.json", found)
     lines = table(found)
     write_file(RESULTS / f"{options.name or f'decoding-{options.size}'}.md", "\n".join(lines) + "\n")
