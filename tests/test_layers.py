@@ -2,8 +2,8 @@
 
 Imports point down only, and folders of one layer do not import each other:
 
-    L4  entry cli options failures commands evaluating translating resumable run prepare demo __main__
-        benchmark examples scripts
+    L4  entry cli options failures commands evaluating translating resumable run prepare demo serving
+        __main__ benchmark examples scripts
     L3  evaluation experiments export translator
     L2  training generation scoring
     L1  models dataset
@@ -28,7 +28,7 @@ LAYERS = [
     {"evaluation", "experiments", "export", "translator"},
     {
         *("entry", "__main__", "cli", "options", "failures", "commands", "translating", "evaluating", "resumable"),
-        *("run", "prepare", "demo"),
+        *("run", "prepare", "demo", "serving"),
         *("benchmark", "examples", "scripts"),
     },
 ]
