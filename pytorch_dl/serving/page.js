@@ -86,10 +86,10 @@ function showAlternatives() {
     const checked = number === state.chosen[state.line];
     const button = make("button", "", {
       type: "button", role: "radio", "aria-checked": String(checked), tabindex: checked ? "0" : "-1",
-      "aria-label": `${one.text}, score ${one.score.toFixed(3)}`,
+      "aria-label": `${one.text}, score ${figure(one.score)}`,
     });
     const end = one.finished ? "" : " (cut off)";
-    button.append(make("span", "", { class: "dot" }), make("span", one.text + end), make("span", one.score.toFixed(3), { class: "score" }));
+    button.append(make("span", "", { class: "dot" }), make("span", one.text + end), make("span", figure(one.score), { class: "score" }));
     button.addEventListener("click", () => choose(number));
     return button;
   }));
@@ -131,7 +131,8 @@ function draw(found, one) {
   head.firstChild.style.visibility = "hidden";
   for (const token of found.source_tokens) {
     const cell = make("th", "", { scope: "col" });
-    cell.append(make("span", readable(token)));
+    const text = readable(token);
+    cell.append(make("span", text, { class: [...text].length > 1 ? "long" : "one" }));
     head.append(cell);
   }
   const body = table.createTBody();
@@ -154,6 +155,10 @@ function light(words, ...cells) {
   for (const lit of at("map").querySelectorAll(".lit")) lit.classList.remove("lit");
   for (const cell of cells) cell.classList.add("lit");
   at("cell").textContent = words;
+}
+
+function figure(score) {
+  return score.toFixed(3).replace(/^-0\.000$/, "0.000").replace("-", "−");
 }
 
 function readable(token) {

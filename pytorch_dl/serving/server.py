@@ -31,7 +31,7 @@ def serve_run(run: Path, *, host: str, port: int, device: str, precision: str) -
             app,
             http=ImpatientProtocol,
             ws="none",
-            log_level="warning",
+            log_level="error",
             access_log=False,
             server_header=False,
             proxy_headers=False,
