@@ -121,6 +121,7 @@ def translate(
     resume: o.Resume = False,
     jsonl: o.Jsonl = False,
     json: o.Json = False,
+    align: o.Align = False,
     beam: o.Beam = 5,
     nbest: o.NBest = 1,
     length_penalty: o.LengthPenalty = 1.0,
@@ -170,7 +171,7 @@ def translate(
         scored=json or nbest > 1,
     )
     constraints = Constraints(prefix, tuple(ban or ()), tuple(require or ()))
-    form = Form(as_json=json, with_scores=nbest > 1)
+    form = Form(as_json=json, with_scores=nbest > 1, with_alignment=align)
     translate_lines(
         run_folder,
         file,
@@ -232,6 +233,23 @@ def export(
     from pytorch_dl.exporting import export_run
 
     export_run(run_folder, to=to, out=out, quantization=quantization)
+
+
+@app.command()
+def serve(
+    run_folder: o.Run,
+    host: o.Host = "127.0.0.1",
+    port: o.Port = 8000,
+    device: o.Device = "auto",
+    precision: o.Precision = "fp32",
+) -> None:
+    """Translate on a web page, and for programs by POST /translate; on this machine alone, unless --host is given."""
+    from pytorch_dl.serving.extra import require_extra
+
+    require_extra()
+    from pytorch_dl.serving.server import serve_run
+
+    serve_run(run_folder, host=host, port=port, device=device, precision=precision)
 
 
 @app.command()

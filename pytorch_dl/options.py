@@ -41,6 +41,14 @@ Json = Annotated[
         "--json", help="Print one JSON object for each line, with scores, tokens and their log-probabilities."
     ),
 ]
+Align = Annotated[
+    bool,
+    typer.Option(
+        "--align",
+        help="Behind each translation a tab and its words' sources by attention, as 0-1: source word 0, word 1; "
+        "with --json token by token.",
+    ),
+]
 NBest = Annotated[int, typer.Option(min=1, help="Translations of each line, with scores.")]
 LengthPenalty = Annotated[float, typer.Option(help="Exponent of the length in the score.")]
 LengthNorm = Annotated[
@@ -77,6 +85,9 @@ Precision = Annotated[
     str,
     typer.Option(metavar="fp32|bf16|int8", help="Of the matrix products: lower is faster, and costs a little quality."),
 ]
+
+Host = Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets in everybody who reaches this machine.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")]
 
 TestText = Annotated[str, typer.Option("--src", help="Source text, or one file with both sides.")]
 Ref = Annotated[str | None, typer.Option(help="Reference translations.")]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from pytorch_dl.dataset.compression import check_file
 from pytorch_dl.dataset.text_lines import decode, one_line, read_lines
 from pytorch_dl.errors import ConfigError, DataError, Interrupted
+from pytorch_dl.generation.attention_map import AttentionMap
 from pytorch_dl.generation.constraints import Constraints
 from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.resumable import ResumableFile
@@ -196,10 +197,11 @@ def _translate(
             constraints=[line.constraints for line in some],
             first_number=done,
         )
+        maps = _maps(translator, some, found) if form.with_alignment else [()] * len(some)
         printed = [
             text
-            for number, (line, best) in enumerate(zip(some, found, strict=True), done + 1)
-            for text in _format(translator, line.text, number, best, form)
+            for number, (line, best, looked) in enumerate(zip(some, found, maps, strict=True), done + 1)
+            for text in _format(translator, line.text, number, best, looked, form)
         ]
         write(printed, len(some))
         done += len(some)
@@ -210,16 +212,42 @@ def _translate(
         say("")
 
 
-def _format(translator: Translator, source: str, number: int, best: Sequence[Translation], form: Form) -> Iterator[str]:
+def _maps(
+    translator: Translator, lines: Sequence[Line], found: Sequence[Sequence[Translation]]
+) -> list[Sequence[AttentionMap]]:
+    """The attention map of each translation of each line."""
+    pairs = [(line.text, translation) for line, best in zip(lines, found, strict=True) for translation in best]
+    maps = iter(translator.attention_maps([text for text, _ in pairs], [translation for _, translation in pairs]))
+    return [list(itertools.islice(maps, len(best))) for best in found]
+
+
+def _format(
+    translator: Translator,
+    source: str,
+    number: int,
+    best: Sequence[Translation],
+    maps: Sequence[AttentionMap],
+    form: Form,
+) -> Iterator[str]:
     if best[0].source_cut and not form.as_json:
         say(f"warning: line {number} is longer than the model reads: only its beginning is translated")
     if form.as_json:
         rows = [dataclasses.asdict(translation) for translation in best]
-        yield json.dumps({"line": number, "source": source, "translations": rows}, ensure_ascii=False)
-    elif form.with_scores:
-        yield from (f"{number}\t{translation.score:.4f}\t{one_line(translation.text)}" for translation in best)
+        for row, looked in zip(rows, maps, strict=False):
+            row["alignment"] = looked.strongest()
+        sources = {"source_tokens": maps[0].source} if maps else {}
+        yield json.dumps({"line": number, "source": source, **sources, "translations": rows}, ensure_ascii=False)
+        return
+    links = [
+        " ".join(f"{there}-{here}" for there, here in translator.word_alignment(source, translation, looked))
+        for translation, looked in zip(best, maps, strict=False)
+    ]
+    ends = [f"\t{pairs}" for pairs in links] or [""] * len(best)
+    if form.with_scores:
+        for translation, end in zip(best, ends, strict=True):
+            yield f"{number}\t{translation.score:.4f}\t{one_line(translation.text)}{end}"
     else:
-        yield one_line(best[0].text)
+        yield one_line(best[0].text) + ends[0]
 
 
 def say(line: str) -> None:

@@ -1,5 +1,6 @@
 """A trained model in use: `load(run).translate([...])`."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from pytorch_dl.dataset.text_files import TextPair
 from pytorch_dl.dataset.tokenizer import Tokenizer, TokenizerPair
 from pytorch_dl.errors import CheckpointError, ConfigError, DataError
 from pytorch_dl.files import damage
+from pytorch_dl.generation.attention_map import AttentionMap, cross_attention, word_pairs, words_of
 from pytorch_dl.generation.constraints import Constraints
 from pytorch_dl.generation.generate import generate
 from pytorch_dl.generation.hypothesis import Hypothesis, Request
@@ -42,6 +44,8 @@ class Translation:
     """True: the source was longer than the model reads, and only its beginning was translated."""
     tokens: list[str]
     """What the model wrote, its end mark included."""
+    token_ids: list[int]
+    """Their ids."""
     token_log_probs: list[float]
     """Log-probability of each token."""
 
@@ -135,16 +139,50 @@ class Translator:
     def _translation(self, found: Hypothesis) -> Translation:
         tgt = self.tokenizers.tgt
         ids = [*found.ids, *[tgt.eos_id] * found.finished]
-        tokens = [tgt.token(id) for id in ids]
+        ids = ids if math.isnan(found.score) else ids[: len(found.token_log_probs)]  # none for a blank line
         return Translation(
             tgt.decode(found.ids),
             found.score,
             found.log_prob,
             found.finished,
             found.source_cut,
-            tokens,
+            [tgt.token(id) for id in ids],
+            ids,
             found.token_log_probs,
         )
+
+    def attention(self, line: str, target: Translation | Sequence[int]) -> AttentionMap:
+        """Where the model looked in a line while it wrote a target: a translation, or ids with their end mark.
+
+        The mean over the heads of all layers, in fp32 whatever the precision of translating.
+        """
+        return self.attention_maps([line], [target])[0]
+
+    def attention_maps(
+        self, lines: Sequence[str], targets: Sequence[Translation | Sequence[int]]
+    ) -> list[AttentionMap]:
+        """The map of each line and its target."""
+        src, tgt = self.tokenizers.src, self.tokenizers.tgt
+        longest = self.model.max_seq_len
+        sources = [[*ids[: longest - 1], src.eos_id] for ids in src.encode_batch(lines)]
+        written = [target.token_ids if isinstance(target, Translation) else list(target) for target in targets]
+        for ids in written:
+            if len(ids) > longest or any(not 0 <= id < tgt.vocab_size for id in ids):
+                raise ConfigError(
+                    f"a target of {len(ids)} ids up to {max(ids)} is not this model's",
+                    fix=f"give at most {longest} ids below {tgt.vocab_size}",
+                )
+        weights = cross_attention(self.model, sources, written, bos_id=tgt.bos_id, max_tokens=self.max_tokens_per_batch)
+        return [
+            AttentionMap([src.piece(id) for id in source], [tgt.piece(id) for id in ids], rows.tolist())
+            for source, ids, rows in zip(sources, written, weights, strict=True)
+        ]
+
+    def word_alignment(self, line: str, target: Translation, attention: AttentionMap) -> list[tuple[int, int]]:
+        """(source word, target word), counted from 0, for each word of a translation; words lie between spaces."""
+        sources = words_of(line, self.tokenizers.src.spans(line)[: self.model.max_seq_len - 1])
+        targets = words_of(target.text, self.tokenizers.tgt.decoded_spans(target.token_ids))
+        return word_pairs(attention.weights, [*sources, None], targets)
 
     def negative_log_likelihood(self, pairs: Sequence[TextPair]) -> tuple[list[float], list[int]]:
         """What the model gives the target of each pair: the sum over its tokens, in nats, and the number of tokens.

@@ -360,7 +360,7 @@ class TestTranslate:
         assert [len(line["translations"]) for line in lines] == [2, 2, 1]
         best, second = lines[0]["translations"]
         assert best["score"] >= second["score"]
-        expected = {"text", "score", "log_prob", "finished", "source_cut", "tokens", "token_log_probs"}
+        expected = {"text", "score", "log_prob", "finished", "source_cut", "tokens", "token_ids", "token_log_probs"}
         assert expected == best.keys()
 
     def test_nbest_prints_number_score_and_text(self, tiny_run, capsys):

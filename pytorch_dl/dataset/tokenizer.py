@@ -42,6 +42,8 @@ class Tokenizer:
         self.vocab_size = max(vocabulary.values()) + 1
         self.pad_id, self.bos_id, self.eos_id, self.unk_id = _special_ids(definition.specials, vocabulary, where)
         self._control = {self.pad_id, self.bos_id, self.eos_id}
+        self._special = {*self._control, self.unk_id}
+        self._of_bytes = "ByteLevel" in json.dumps(json.loads(definition.json)["decoder"])
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text."""
@@ -67,6 +69,25 @@ class Tokenizer:
             raise IndexError(f"token id {id} is outside the vocabulary of {self.vocab_size}")
         token = self._backend.id_to_token(id)
         return f"<unused_{id}>" if token is None else str(token)
+
+    def piece(self, id: int) -> str:
+        """A token as people read it: with its spaces; bytes that are no whole characters become U+FFFD."""
+        token = self.token(id)
+        if id in self._special or not self._of_bytes:
+            return token
+        return str(tokenizers.decoders.ByteLevel().decode([token]))
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where in the text each token of `encode` stands: its first character and the one after its last."""
+        return list(self._backend.encode(text, add_special_tokens=False).offsets)
+
+    def decoded_spans(self, ids: Sequence[int]) -> list[tuple[int, int]]:
+        """Where in the text of `decode` each token stands; a part of a character stands where the character does."""
+        spans, end, length = [], 0, len(self.decode(ids))
+        for count in range(1, len(ids) + 1):
+            start, end = end, min(max(end, len(self.decode(ids[:count]))), length)
+            spans.append((min(start, max(0, end - 1)), end))
+        return spans
 
     def fingerprint(self) -> str:
         """Hex SHA-256 of the definition."""

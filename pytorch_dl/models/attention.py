@@ -82,6 +82,7 @@ class MultiHeadAttention(nn.Module):
         if n_heads % n_kv_heads:
             raise ValueError(f"n_heads ({n_heads}) must be divisible by n_kv_heads ({n_kv_heads})")
         self.heads = Heads(n_heads, n_kv_heads, d_model // n_heads)
+        self.cross = cross
         self.dropout = dropout
         self.attention = named(ATTENTION, attention, argument="attention") if isinstance(attention, str) else attention
         kv_width = 2 * n_kv_heads * self.heads.dim
@@ -116,6 +117,16 @@ class MultiHeadAttention(nn.Module):
         """memory (B, S, d) -> keys and values (B, K, S, D), which decoding keeps."""
         k, v = self._split(self.kv_proj(memory), 2 * self.heads.key).chunk(2, dim=1)
         return KeyValue(k, v)
+
+    def weights(self, x: Tensor, memory: Tensor, *, bias: Tensor | None = None) -> Tensor:
+        """How much each token of x (B, T, d) takes of each of memory (B, S, d): (B, H, T, S), rows sum to 1.
+
+        What attention gives is linear in the values: with the identity for values it is the weights themselves,
+        whichever function computes it.
+        """
+        keys = self.project_memory(memory).keys
+        identity = torch.eye(keys.size(2), dtype=keys.dtype, device=keys.device).expand(*keys.shape[:3], -1)
+        return self.attention(self._split(self.q_proj(x), self.heads.query), keys, identity, bias, 0.0)
 
     def _project(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, KeyValue]:
         query, key, _ = self.heads
