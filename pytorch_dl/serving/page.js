@@ -10,11 +10,13 @@ function make(tag, text, attributes = {}) {
   return node;
 }
 
-async function ask(body) {
+async function ask(wish) {
+  const body = JSON.stringify(wish);
+  if (new Blob([body]).size > 1 << 20) throw new Error("That is more than 1 MiB. Translate it in parts, or on the command line.");
   let response;
   try {
     response = await fetch("translate", {
-      method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
+      method: "POST", headers: { "content-type": "application/json" }, body,
     });
   } catch {
     throw new Error("The server does not answer. Is it still running?");

@@ -69,4 +69,7 @@ def test_errors_are_told_in_words(page):
     page.click("#go")
     page.wait_for_selector("#error:not([hidden])")
     assert "3,000 characters is too long" in page.locator("#error").inner_text()
+    page.fill("#source", "a" * 1_100_000)
+    page.click("#go")
+    page.wait_for_function("document.querySelector('#error').textContent.includes('more than 1 MiB')")
     assert page.locator("#go").is_enabled()
