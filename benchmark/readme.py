@@ -90,7 +90,7 @@ def quality() -> list[str]:
     """The rows of the second table."""
     multi30k, fast, full = result("multi30k"), result("time_to_quality"), result("efficiency")
     preparation, kills = result("preparation"), result("kill_test")
-    speed, many = result("data_speed"), result("many_lines")
+    speed = result("data_speed")
     data = speed["preparation"]
     waits = {row["preset"]: f"{row['while_training_percent']:.2f} %" for row in speed["presets"]}
     races = [result(name) for name in SIZES]
@@ -127,18 +127,7 @@ def quality() -> list[str]:
         f"| a run killed {survived} times with `kill -9`, {kills['kills_in_a_save']} of them while saving | weights, "
         f"optimizer and `metrics.jsonl` equal bit by bit; at most {kills['lost_steps_max']} steps done again | "
         f"`python benchmark/kill_test.py --kills {survived}` |",
-        f"| {many['lines']:,} lines through `translate`, killed {len(many['kills'])} times and resumed | "
-        f"the same bytes as unbroken: {'yes' if many['identical'] else 'NO'}; resident memory "
-        f"{growth(many['resident_mb'])} | "
-        "`python benchmark/many_lines.py RUN` |",
     ]
-
-
-def growth(memory: list[tuple[int, float]]) -> str:
-    """Of the first and the last tenth of the lines, in the median."""
-    tenth = max(1, len(memory) // 10)
-    first, last = (statistics.median(mb for _, mb in part) for part in (memory[:tenth], memory[-tenth:]))
-    return f"{first:,.0f} MiB at the beginning, {last:,.0f} at the end"
 
 
 def block() -> str:
