@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK_ROWS = {"cpu": 1024, "cuda": 4096}  # of logits at once: fewer make the products slower
-LEAN_EIGHTHS = 3  # of such a chunk, where memory counts more than time
+LEAN_SHARE = 11 / 32  # of such a chunk, where memory counts more than time: 352 rows, whole blocks for products
 BLOCK_NUMBERS = {"cpu": 1 << 19}  # of float32 at once: on a CPU they stay in the cache
 BLOCK_TOKENS = 2048  # of the vocabulary whose gradient is added at once to that of earlier chunks
 
@@ -43,7 +43,7 @@ def linear_cross_entropy(
         hidden, weight = hidden.detach(), weight.detach()
     rows = hidden.flatten(0, -2), weight, labels.flatten()
     chunk_rows = CHUNK_ROWS.get(hidden.device.type, 1024)
-    chunk_rows = max(1, chunk_rows * LEAN_EIGHTHS // 8) if lean else chunk_rows
+    chunk_rows = max(1, int(chunk_rows * LEAN_SHARE)) if lean else chunk_rows
     return Loss(*_LinearCrossEntropy.apply(*rows, ignored, label_smoothing, chunk_rows))  # type: ignore[no-untyped-call]
 
 
