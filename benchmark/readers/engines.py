@@ -96,6 +96,7 @@ class CTranslate2:
 
     def __init__(self, config: Config, tokenizers: TokenizerPair, folder: Path, *, compute_type: str) -> None:
         import ctranslate2
+
         from pytorch_dl.export.ctranslate2 import convert
 
         self.tokenizer = tokenizers.src
