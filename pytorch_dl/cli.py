@@ -240,6 +240,10 @@ def serve(
     run_folder: o.Run,
     host: o.Host = "127.0.0.1",
     port: o.Port = 8000,
+    max_lines: o.MaxLines = 100,
+    max_characters: o.MaxCharacters = 2000,
+    max_waiting: o.MaxWaiting = 1000,
+    max_seconds: o.MaxSeconds = 60.0,
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
 ) -> None:
@@ -248,8 +252,10 @@ def serve(
 
     require_extra()
     from pytorch_dl.serving.server import serve_run
+    from pytorch_dl.serving.wish import Limits
 
-    serve_run(run_folder, host=host, port=port, device=device, precision=precision)
+    limits = Limits(lines=max_lines, characters=max_characters, waiting_lines=max_waiting, seconds=max_seconds)
+    serve_run(run_folder, limits, host=host, port=port, device=device, precision=precision)
 
 
 @app.command()

@@ -88,6 +88,10 @@ Precision = Annotated[
 
 Host = Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets in everybody who reaches this machine.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")]
+MaxLines = Annotated[int, typer.Option(min=1, help="The most texts of a request ...")]
+MaxCharacters = Annotated[int, typer.Option(min=1, help="... and the most characters of each.")]
+MaxWaiting = Annotated[int, typer.Option(min=1, help="The most texts that may wait; who comes then is sent away.")]
+MaxSeconds = Annotated[float, typer.Option(min=0.1, help="The longest that a request may wait for its answer.")]
 
 TestText = Annotated[str, typer.Option("--src", help="Source text, or one file with both sides.")]
 Ref = Annotated[str | None, typer.Option(help="Reference translations.")]

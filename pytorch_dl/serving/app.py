@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
@@ -37,8 +38,8 @@ HEADERS = {
 GONE = Response(status_code=499)  # that nobody reads
 
 
-def make_app(batcher: Batcher[Settings, Answer], *, name: str, limits: Limits) -> ASGIApp:
-    """The application; it closes the batcher at its end."""
+def make_app(batcher: Batcher[Settings, Answer], *, served: dict[str, str], limits: Limits) -> ASGIApp:
+    """The application; it closes the batcher at its end. `served` is what /health tells of the model."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -52,7 +53,7 @@ def make_app(batcher: Batcher[Settings, Answer], *, name: str, limits: Limits) -
 
     @app.get("/health")
     async def health() -> dict[str, object]:
-        return {"status": "ok", "model": name, "waiting": batcher.waiting}
+        return {"status": "ok", **served, "waiting": batcher.waiting, "limits": asdict(limits)}
 
     @app.post("/translate")
     async def translate(request: Request) -> Response:

@@ -31,7 +31,8 @@ class _Job(NamedTuple):
 class Batcher(Generic[WishT, DoneT]):
     """A queue and its thread. Results are in the order of the texts; a future that is cancelled is not worked on.
 
-    A call of `work` gets at most `chunk` texts, of one job or of several; `most` texts may be unfinished at a time.
+    A call of `work` gets at most `chunk` texts, of one job or of several; a job that is not done then goes on behind
+    the others that wait, so that none waits for a long one. `most` texts may be unfinished at a time.
     """
 
     def __init__(self, work: Work[WishT, DoneT], *, chunk: int = 32, most: int = 1000) -> None:
@@ -117,8 +118,10 @@ class Batcher(Generic[WishT, DoneT]):
             start += count
             if len(job.done) == len(job.texts):
                 _finish(job, None)
+        had = {id(job) for job, _ in parts}
         with self._changed:  # those that share a chunk end in any place of the queue
-            self._jobs = deque(job for job in self._jobs if not job.future.done())
+            left = [job for job in self._jobs if not job.future.done()]
+            self._jobs = deque(sorted(left, key=lambda job: id(job) in had))
 
 
 def _finish(job: _Job, error: Exception | None) -> None:

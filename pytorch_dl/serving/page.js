@@ -1,7 +1,7 @@
 "use strict";
 
 const at = (id) => document.getElementById(id);
-const state = { lines: [], line: 0, chosen: [], nbest: 3, beam: 5, maps: new Map(), turn: 0 };
+const state = { lines: [], line: 0, chosen: [], nbest: 3, beam: 5, maps: new Map(), turn: 0, most: Infinity };
 
 function make(tag, text, attributes = {}) {
   const node = document.createElement(tag);
@@ -12,7 +12,7 @@ function make(tag, text, attributes = {}) {
 
 async function ask(wish) {
   const body = JSON.stringify(wish);
-  if (new Blob([body]).size > 1 << 20) throw new Error("That is more than 1 MiB. Translate it in parts, or on the command line.");
+  if (new Blob([body]).size > state.most) throw new Error("That is too much at once. Translate it in parts, or on the command line.");
   let response;
   try {
     response = await fetch("translate", {
@@ -178,4 +178,5 @@ at("alternatives").addEventListener("keydown", (event) => {
 fetch("health").then((answer) => answer.json()).then((health) => {
   at("model").textContent = health.model;
   document.title = `${health.model} – pytorch-dl`;
+  state.most = health.limits.body_bytes;
 }).catch(() => {});

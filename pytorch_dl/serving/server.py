@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,17 @@ SILENCE = 15.0  # seconds for the head of a request
 CONNECTIONS = 500
 
 
-def serve_run(run: Path, *, host: str, port: int, device: str, precision: str) -> None:
+def serve_run(run: Path, limits: Limits, *, host: str, port: int, device: str, precision: str) -> None:
     """Serve until Ctrl-C or SIGTERM."""
     with _listening(host, port) as listening:  # before the model is loaded: a port in use shows at once
-        limits = Limits()
-        batcher = Batcher(Answers(load(run, device=device, precision=precision)), most=limits.waiting_lines)
-        app = make_app(batcher, name=run.resolve().name, limits=limits)
+        translator = load(run, device=device, precision=precision)
+        served = {
+            "model": run.resolve().name,
+            "version": version("pytorch-dl"),
+            "device": next(translator.model.parameters()).device.type,
+            "precision": precision,
+        }
+        app = make_app(Batcher(Answers(translator), most=limits.waiting_lines), served=served, limits=limits)
         config = uvicorn.Config(
             app,
             http=ImpatientProtocol,

@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from pytorch_dl.errors import ConfigError
+
 MAX_BEAM = 10
 
 
@@ -11,7 +13,6 @@ MAX_BEAM = 10
 class Limits:
     """What one client, and all of them together, may ask for."""
 
-    body_bytes: int = 1 << 20
     lines: int = 100
     """Texts of one request."""
     characters: int = 2000
@@ -22,6 +23,17 @@ class Limits:
     """From a whole request to its answer."""
     body_seconds: float = 15.0
     """For a request to come in."""
+    body_bytes: int = 0
+    """0: as many as the texts may have, 6 for a character, the longest way to write one down in JSON."""
+
+    def __post_init__(self) -> None:
+        if self.lines > self.waiting_lines:
+            raise ConfigError(
+                f"{self.lines:,} lines of a request are more than the {self.waiting_lines:,} that may wait",
+                fix="raise --max-waiting, or lower --max-lines",
+            )
+        if not self.body_bytes:
+            object.__setattr__(self, "body_bytes", max(1 << 20, 6 * self.lines * self.characters))
 
 
 class Refused(Exception):

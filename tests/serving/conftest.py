@@ -20,5 +20,5 @@ def client(translator):
     from pytorch_dl.serving.wish import Limits
 
     limits = Limits(body_bytes=4096, lines=8, characters=60, waiting_lines=10, seconds=60)
-    with TestClient(make_app(Batcher(Answers(translator), most=10), name="tiny", limits=limits)) as client:
+    with TestClient(make_app(Batcher(Answers(translator), most=10), served={"model": "tiny"}, limits=limits)) as client:
         yield client

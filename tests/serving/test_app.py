@@ -147,7 +147,7 @@ def test_a_body_is_cut_off_while_it_comes(client):
 def slow_client(door, **limits):
     """A server whose work waits for the door."""
     batcher = Batcher(lambda texts, wish, is_wanted: door.wait(30) and [{"text": text} for text in texts], most=2)
-    return TestClient(make_app(batcher, name="slow", limits=Limits(**limits))), batcher
+    return TestClient(make_app(batcher, served={"model": "slow"}, limits=Limits(**limits))), batcher
 
 
 def test_a_full_queue_says_when_to_come_again():
@@ -183,7 +183,7 @@ def test_a_failure_of_the_work_is_told_and_written_down(caplog):
     def fail(texts, wish, is_wanted):
         raise ValueError("a fault of ours")
 
-    with TestClient(make_app(Batcher(fail), name="bad", limits=Limits())) as client:
+    with TestClient(make_app(Batcher(fail), served={"model": "bad"}, limits=Limits())) as client:
         answer = client.post("/translate", json={"text": "a"})
     assert (answer.status_code, set(answer.json())) == (500, {"error"})
     assert "a fault of ours" in caplog.text
@@ -191,7 +191,9 @@ def test_a_failure_of_the_work_is_told_and_written_down(caplog):
 
 def test_health_and_headers(client):
     answer = client.get("/health")
-    assert answer.json() == {"status": "ok", "model": "tiny", "waiting": 0}
+    told = answer.json()
+    assert (told["status"], told["model"], told["waiting"]) == ("ok", "tiny", 0)
+    assert told["limits"]["characters"] == 60
     for path in ("/", "/page.css", "/page.js", "/health", "/nothing"):
         headers = client.get(path).headers
         assert headers["x-content-type-options"] == "nosniff"

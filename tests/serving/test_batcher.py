@@ -57,7 +57,15 @@ def test_chunks_are_bounded_and_results_in_order(batcher, work):
     long, short = batcher.submit([*"abcdef"], "x"), batcher.submit([*"gh"], "x")
     work.door.set()
     assert (long.result(30), short.result(30)) == ([*"ABCDEF"], [*"GH"])
-    assert [texts for _, texts in work.calls] == [["first"], [*"abcd"], [*"efgh"]]
+    assert [texts for _, texts in work.calls] == [["first"], [*"abcd"], [*"ghef"]]
+
+
+def test_nobody_waits_for_the_whole_of_a_long_job(batcher, work):
+    begin(batcher, work)
+    long, other = batcher.submit([*"abcdefghij"], "x"), batcher.submit(["k"], "y")
+    work.door.set()
+    assert (other.result(30), long.result(30)) == (["K"], [*"ABCDEFGHIJ"])
+    assert [texts for _, texts in work.calls] == [["first"], [*"abcd"], ["k"], [*"efgh"], [*"ij"]]
 
 
 def test_no_texts_are_done_at_once(batcher, work):

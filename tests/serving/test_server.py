@@ -19,9 +19,9 @@ from pytorch_dl.serving import extra, server  # noqa: E402 - what may be missing
 
 
 @contextmanager
-def serving(run):
+def serving(run, *options):
     """A server in a process of its own, and its port."""
-    words = command("serve", run, "--port", 0)
+    words = command("serve", run, "--port", 0, "--device", "cpu", *options)
     process = subprocess.Popen(words, env=environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         line = process.stderr.readline()
@@ -95,6 +95,23 @@ def test_without_the_extra_the_command_to_install_it_is_told(tiny_run, capsys, m
     assert result.err == (
         "pytorch-dl: error: serving needs fastapi and uvicorn. Fix: pip install 'pytorch-dl[serve]'.\n"
     )
+
+
+def test_limits_are_options(tiny_run, capsys):
+    result = call(capsys, "serve", tiny_run, "--port", 0, "--max-lines", 20, "--max-waiting", 10)
+    assert (result.code, result.err) == (
+        2,
+        "pytorch-dl: error: 20 lines of a request are more than the 10 that may wait. "
+        "Fix: raise --max-waiting, or lower --max-lines.\n",
+    )
+    with serving(tiny_run, "--max-characters", 5, "--max-lines", 2) as (_, port):
+        assert ask(port, {"text": ["12345", "1"]})[0] == 200
+        assert [ask(port, {"text": text})[0] for text in ("123456", ["1", "2", "3"])] == [422, 422]
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+            connection.request("GET", "/health")
+            told = json.loads(connection.getresponse().read())
+    assert (told["model"], told["device"], told["precision"]) == (tiny_run.name, "cpu", "fp32")
+    assert told["version"] and told["limits"]["characters"] == 5
 
 
 def test_silent_connections_are_closed(monkeypatch):
