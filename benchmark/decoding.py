@@ -48,7 +48,7 @@ def main() -> None:
         work = prepare(config, Path(name), pairs_per_step=options.sentences)
         save(work)
         sources = sources_of(folder, work.tokenizers, options.sentences)
-        engines = [reader for reader in options.engines or found_engines()]
+        engines = options.engines or found_engines()
         readers = [running.enter_context(Reader(engine, work.folder)) for engine in engines]
         found["engines"] = {reader.name: reader.describe() for reader in readers}
         for beam in BEAMS:

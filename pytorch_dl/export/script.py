@@ -77,14 +77,9 @@ for line in open(0, encoding="utf-8", newline="\\n"):
 
 def ctranslate2_script(tokenizers: TokenizerPair, *, max_seq_len: int) -> str:
     """The text of translate.py for a model with these tokenizers."""
-    names, tgt, settings = SHARED if tokenizers.shared else SEPARATE, tokenizers.tgt, SearchSettings()
+    tgt = tokenizers.tgt
     return _CTRANSLATE2.format(
-        src=names[0],
-        tgt=names[-1],
-        longest=max_seq_len - 1,
-        ratio=settings.max_length_ratio,
-        offset=settings.max_length_offset,
-        max_seq_len=max_seq_len,
+        **_common(tokenizers, max_seq_len),
         eos=tokenizers.src.token(tokenizers.src.eos_id),
         pad=tgt.token(tgt.pad_id),
         bos=tgt.token(tgt.bos_id),
@@ -93,16 +88,24 @@ def ctranslate2_script(tokenizers: TokenizerPair, *, max_seq_len: int) -> str:
 
 def onnx_script(tokenizers: TokenizerPair, *, max_seq_len: int, past_shape: tuple[int, ...]) -> str:
     """The text of translate.py for the encoder and decoder in ONNX; `past_shape` is that of the past of no token."""
-    names, tgt, settings = SHARED if tokenizers.shared else SEPARATE, tokenizers.tgt, SearchSettings()
+    tgt = tokenizers.tgt
     return _ONNX.format(
-        src=names[0],
-        tgt=names[-1],
-        longest=max_seq_len - 1,
-        ratio=settings.max_length_ratio,
-        offset=settings.max_length_offset,
-        max_seq_len=max_seq_len,
+        **_common(tokenizers, max_seq_len),
         bos_id=tgt.bos_id,
         eos_id=tgt.eos_id,
         never=[tgt.pad_id, tgt.bos_id, tgt.unk_id],
         past_shape=past_shape,
     )
+
+
+def _common(tokenizers: TokenizerPair, max_seq_len: int) -> dict[str, object]:
+    """The tokenizers' files and the limits of the length, which are those of `pytorch-dl translate`."""
+    names, settings = SHARED if tokenizers.shared else SEPARATE, SearchSettings()
+    return {
+        "src": names[0],
+        "tgt": names[-1],
+        "longest": max_seq_len - 1,
+        "ratio": settings.max_length_ratio,
+        "offset": settings.max_length_offset,
+        "max_seq_len": max_seq_len,
+    }

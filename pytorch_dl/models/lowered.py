@@ -5,17 +5,19 @@ Each row is rounded by itself, so that what comes out for a row does not depend 
 Shapes: I inputs, O outputs.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pytorch_dl.models.variants import named
 
-PACKED_INPUTS = 1024
+PACKED_INPUTS = 1024  # the most
 TINY = torch.finfo(torch.float32).tiny
 
 
-class Product:
+class Product(Protocol):
     """x W + b, where a factor for each row of x may still be outstanding: a normalisation's, which costs nothing so.
 
     No module: calling one takes as long as a small product.
@@ -23,10 +25,10 @@ class Product:
 
     def __call__(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         """x (..., I) and factor (..., 1) -> (..., O), perhaps in the lower precision where there is no factor."""
-        raise NotImplementedError
+        ...
 
 
-class FullProduct(Product):
+class FullProduct:
     """In the precision of the weights."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -39,7 +41,7 @@ class FullProduct(Product):
         return out if self.bias is None else out.add_(self.bias)
 
 
-class Bf16Product(Product):
+class Bf16Product:
     """Products of bfloat16, summed in float32."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -68,7 +70,7 @@ def can_pack(weight: Tensor) -> bool:
     return fits and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call]
 
 
-class Int8Product(Product):
+class Int8Product:
     """Products of 8-bit integers, summed exactly; weights are scaled by output, activations by row as they come."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:

@@ -79,11 +79,10 @@ class ReadingLayer:
 
     def __init__(self, layer: TransformerDecoderLayer, precision: str) -> None:
         own, cross, ff = layer.self_attention, layer.cross_attention, layer.feed_forward
-        self.heads, self.cross_heads = own.heads, cross.heads
-        self.narrow = precision == "bf16"  # activations, as is the product that follows them
+        self.heads = own.heads
         self.self_in = Normed(layer.self_residual, _side_by_side(own), precision)
         self.cross_in = Normed(layer.cross_residual, _scaled(cross), precision)
-        self.ff_in = Normed(layer.ff_residual, ff.in_proj, precision, narrow=self.narrow)
+        self.ff_in = Normed(layer.ff_residual, ff.in_proj, precision, narrow=precision == "bf16")
         self.self_out, self.cross_out, self.ff_out = (product_of(part.out_proj, precision) for part in (own, cross, ff))
         self.memory = product_of(cross.kv_proj, precision)
         self.activation, self.gated = ff.activation, ff.gated
@@ -106,8 +105,7 @@ class ReadingLayer:
         x = self.norms[0](x.add_(self.self_out(attend(qk[:, :, :query], past, cache.bias))))
         q = self.cross_in(x).view(*x.shape[:-1], query, dim)  # (B, K, H, D)
         x = self.norms[1](x.add_(self.cross_out(attend(q, memory, cross_bias))))
-        h = self.ff_in(x)
-        return self.norms[2](x.add_(self.ff_out(self._activated(h.bfloat16() if self.narrow else h))))
+        return self.norms[2](x.add_(self.ff_out(self._activated(self.ff_in(x)))))
 
     def project_memory(self, memory: Tensor) -> KeyValue:
         """memory (B, S, d) -> keys and values (B, G, S, D)."""
@@ -133,14 +131,13 @@ class Normed:
         self.product = product_of(linear, precision, scale=norm.weight.detach() if isinstance(norm, RMSNorm) else None)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x (..., I) -> (..., O) in the precision of x, or where `narrow` perhaps in bf16."""
+        """x (..., I) -> (..., O) in the precision of x, or where `narrow` in bf16."""
+        kind = torch.bfloat16 if self.narrow else x.dtype
         if self.eps is None:
-            out: Tensor = self.product(x if self.norm is None else self.norm(x))
-            return out if self.narrow else out.to(x.dtype)
+            return self.product(x if self.norm is None else self.norm(x)).to(kind)
         squares = torch.linalg.vecdot(x, x).unsqueeze(-1)  # (..., 1)
         factor = squares.div_(x.size(-1)).add_(self.eps).rsqrt_()
-        scaled: Tensor = self.product(x, factor.bfloat16() if self.narrow else factor)
-        return scaled
+        return self.product(x, factor.to(kind)).to(kind)
 
 
 def _unchanged(x: Tensor) -> Tensor:
