@@ -23,7 +23,6 @@ from pytorch_dl.generation.strategies import strategy_of
 from pytorch_dl.generation.top import log_sum_exp
 
 IDLE_SHARE = 4  # ended sentences leave when they are one in so many
-FEWEST_ALIKE = 16  # sentences that are encoded together for being of like lengths
 
 
 class Cache(Protocol):
@@ -103,10 +102,6 @@ class Search(Generic[CacheT]):
     def enter(self, entries: Sequence[Entry]) -> None:
         """Take in sentences, best longest first: then short ones are encoded without much padding."""
         assert all(entry.limit >= 1 for entry in entries), [entry.limit for entry in entries]
-        for part in _alike(entries):
-            self._take_in(part)
-
-    def _take_in(self, entries: Sequence[Entry]) -> None:
         rows = [[*entry.request.source, self.special.eos_id] for entry in entries]
         width = max(map(len, rows))
         src = torch.tensor([row + [self.special.pad_id] * (width - len(row)) for row in rows], device=self.device)
@@ -225,15 +220,6 @@ class Search(Generic[CacheT]):
             self.beams, self.idle = self.beams.take(stay), self.idle[stay]
             self.entries = [self.entries[row] for row in stay]
             self.found = [self.found[row] for row in stay]
-
-
-def _alike(entries: Sequence[Entry]) -> list[Sequence[Entry]]:
-    """Parts that are encoded apart: halves, and halves of these, where else a quarter or more would be padding."""
-    lengths = [len(entry.request.source) + 1 for entry in entries]
-    if len(entries) < 2 * FEWEST_ALIKE or sum(lengths) > 0.75 * max(lengths) * len(entries):
-        return [entries]
-    half = len(entries) // 2
-    return [*_alike(entries[:half]), *_alike(entries[half:])]
 
 
 def _refuse_non_finite(normalizers: Tensor, beams: Beams) -> None:

@@ -7,6 +7,7 @@ have in common is kept once.
 Shapes: B sentences, K beams, L layers, H key heads, N columns, S source, D head_dim.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -48,17 +49,19 @@ class DecoderCache:
     memories: list[KeyValue]  # one for each layer, (B, H, S, D): never repeated for the beams
     cross_bias: Tensor  # (B, 1, 1, S)
     positions: Tensor  # (B, 1): tokens that each sentence has written
+    turned: bool  # the memories' keys lie as (B, H, D, S), which is faster to multiply by several beams on a CPU
     used: int = 0  # columns
     longest: int = 0  # the highest position
 
     @classmethod
     def empty(cls, memories: list[KeyValue], cross_bias: Tensor, *, beams: int, heads: int, head_dim: int) -> Self:
         """Before the first token. The memories are laid out anew, or each step would do it to multiply them."""
-        memories = [KeyValue(*(part.contiguous() for part in memory)) for memory in memories]
+        turned = beams > 1 and cross_bias.device.type == "cpu"
+        memories = [_each(torch.Tensor.contiguous, memory, turned=turned) for memory in memories]
         batch = cross_bias.size(0)
         past = cross_bias.new_empty(len(memories), 2, batch, heads, 0, head_dim)
         positions = torch.zeros(batch, 1, dtype=torch.long, device=cross_bias.device)
-        return cls(past, cross_bias.new_empty(batch, 1, beams, 0), memories, cross_bias, positions)
+        return cls(past, cross_bias.new_empty(batch, 1, beams, 0), memories, cross_bias, positions, turned)
 
     def begin_step(self) -> None:
         """Give each beam a column for its next token, which it sees and no other beam does."""
@@ -90,8 +93,9 @@ class DecoderCache:
         self.cross_bias = self.cross_bias.index_select(0, sentences)
         width = int((self.cross_bias == 0).sum(-1).max()) if len(sentences) else 0
         self.cross_bias = self.cross_bias[..., :width]
+        shorter = [KeyValue(*(part[:, :, :width] for part in memory)) for memory in self.memories]
         self.memories = [
-            KeyValue(*(part[:, :, :width].index_select(0, sentences) for part in memory)) for memory in self.memories
+            _each(lambda part: part.index_select(0, sentences), memory, turned=self.turned) for memory in shorter
         ]
         self._tidy(sentences)
 
@@ -104,13 +108,15 @@ class DecoderCache:
         cross = [_padded(one.cross_bias, -1, source, -torch.inf) for one in both]
         self.ancestry, self.cross_bias = torch.cat(bias), torch.cat(cross)
         self.memories = [
-            KeyValue(
-                *(torch.cat([_padded(part, 2, source) for part in parts]) for parts in zip(mine, new, strict=True))
-            )
-            for mine, new in zip(self.memories, other.memories, strict=True)
+            _each(lambda *parts: torch.cat(parts), *pair, turned=self.turned)
+            for pair in zip(self._memories(source), other._memories(source), strict=True)
         ]
         self.positions = torch.cat([self.positions, other.positions])
         self.used, self.longest = columns, max(self.longest, other.longest)
+
+    def _memories(self, source: int) -> list[KeyValue]:
+        """With room for longer sources."""
+        return [KeyValue(*(_padded(part, 2, source) for part in memory)) for memory in self.memories]
 
     def _tidy(self, sentences: Tensor) -> None:
         """Of these sentences keep the nodes that a beam descends from, and make columns for the steps to come."""
@@ -123,6 +129,12 @@ class DecoderCache:
         self.ancestry = _padded(ancestry, -1, width + room, -torch.inf)
         self.past = _columns(self.past, sentences, _padded(order, -1, width + room))
         self.used = width
+
+
+def _each(change: Callable[..., Tensor], *all_of: KeyValue, turned: bool) -> KeyValue:
+    """What `change` makes of the keys, as they lie, and of the values."""
+    keys, values = ([kv[kind] for kv in all_of] for kind in (0, 1))
+    return KeyValue(change(*(part.mT for part in keys)).mT if turned else change(*keys), change(*values))
 
 
 def _columns(past: Tensor, sentences: Tensor, columns: Tensor) -> Tensor:

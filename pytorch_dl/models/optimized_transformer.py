@@ -131,19 +131,24 @@ class OptimizedTransformer(nn.Module):
             x = self._run(layer, x, memory, self_bias=self_bias, cross_bias=cross_bias, rotation=rotation, keys=keys)
         return self._run(self.decoder_norm, x)
 
-    def start_decoding(self, src: Tensor, *, beam_size: int = 1, layers: Iterable[Any] | None = None) -> DecoderCache:
-        """Padded src (B, S) -> the cache with which `decode_step` writes, token by token, in `beam_size` beams.
+    def start_decoding(self, src: Tensor, *, beam_size: int = 1) -> DecoderCache:
+        """Padded src (B, S) -> the cache with which `decode_step` writes, token by token, in `beam_size` beams."""
+        side = self.side(src)
+        return self.cache_of(self.encode(side), side.segments, beams=beam_size)
+
+    def cache_of(
+        self, memory: Tensor, src_segments: Tensor, *, beams: int, layers: Iterable[Any] | None = None
+    ) -> DecoderCache:
+        """The cache before the first token, of memory (B, S, d) of sources with these segments.
 
         `layers` are those that will read it, if not the model's own.
         """
-        side = self.side(src)
-        memory = self.encode(side)
-        readers: list[Any] = list(layers or self.decoder_layers)
-        cross_bias = additive(segment_mask(torch.ones_like(side.segments[:, :1]), side.segments), memory.dtype)
+        readers: list[Any] = list(self.decoder_layers if layers is None else layers)
+        cross_bias = additive(segment_mask(torch.ones_like(src_segments[:, :1]), src_segments), memory.dtype)
         return DecoderCache.empty(
             [layer.project_memory(memory) for layer in readers],
             cross_bias,
-            beams=beam_size,
+            beams=beams,
             heads=self.n_kv_heads,
             head_dim=self.head_dim,
         )

@@ -1,7 +1,7 @@
 """A trained model made ready to be read out: fewer and smaller operations for each token, the same function.
 
 What a step of decoding costs is less its arithmetic than the number of operations and the bytes that they pass over. So
-the factor of RMSNorm is multiplied in behind the product that follows it, its weight is part of that product's, as is
+what RMSNorm divides by is divided by behind the product that follows it, its weight is part of that product's, as is
 the scale of attention scores; rotary pairs stand side by side, so that a rotation is one product of complex numbers;
 and the matrix products run in the precision that is asked for.
 
@@ -10,34 +10,36 @@ Shapes: B sentences, K beams, S source, N tokens so far, H and G heads of querie
 
 import copy
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pytorch_dl.models.attention import ATTENTION, MultiHeadAttention
 from pytorch_dl.models.feed_forward import FeedForward
-from pytorch_dl.models.kv_cache import DecoderCache, KeyValue, LayerCache
+from pytorch_dl.models.kv_cache import DecoderCache, KeyValue
 from pytorch_dl.models.lowered import lower, product_of
+from pytorch_dl.models.masks import additive, segment_mask
 from pytorch_dl.models.norms import LayerNorm, RMSNorm
-from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from pytorch_dl.models.optimized_transformer import OptimizedTransformer, Side
 from pytorch_dl.models.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
-from pytorch_dl.models.transformer_blocks import Residual, TransformerDecoderLayer
+from pytorch_dl.models.transformer_blocks import Residual, TransformerDecoderLayer, TransformerEncoderLayer
+
+FEWEST_ALIKE = 16  # rows that are encoded together for being of like lengths
 
 
 class Reader:
     """What `start_decoding`, `decode_step` and `project` of a model do, with its weights as they are now.
 
-    Models with layers, norms or positions of a user's own keep their way of decoding; their linear layers are lowered.
+    Sides with layers, norms or positions of a user's own keep their way of computing; their linear layers are lowered.
     """
 
     def __init__(self, model: OptimizedTransformer, *, precision: str = "fp32") -> None:
+        self.encoder = _layers(model.encoder_layers, precision) if is_known(model, "encoder") else None
+        self.decoder = _layers(model.decoder_layers, precision) if is_known(model, "decoder") else None
         self.model = _lowered(model, precision)
-        self.layers: list[ReadingLayer] | None = None
-        if is_known(model):
-            layers: Any = model.decoder_layers
-            self.layers = [ReadingLayer(layer, precision) for layer in layers]
         self.output = product_of(model.output, precision)
 
     @property
@@ -52,18 +54,17 @@ class Reader:
 
     def start_decoding(self, src: Tensor, *, beam_size: int = 1) -> DecoderCache:
         """Padded src (B, S) -> the cache with which `decode_step` writes, token by token, in `beam_size` beams."""
-        return self.model.start_decoding(src, beam_size=beam_size, layers=self.layers)
+        side = self.model.side(src)
+        return self.model.cache_of(self._encode(side), side.segments, beams=beam_size, layers=self.decoder)
 
     def decode_step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
         """The last token of each beam (B, K) -> hidden states (B, K, d) of the next; the cache moves on by one."""
-        if self.layers is None:
+        if self.decoder is None:
             return self.model.decode_step(tokens, cache)
         cache.begin_step()
-        x = self.model.tgt_embedding(tokens) * math.sqrt(self.model.d_model)  # (B, K, d)
-        x, rotation = self.model.tgt_positions(x, cache.positions)
-        turns = None if rotation is None else torch.complex(rotation.cos, rotation.sin)  # (B, 1, 1, D / 2)
-        for index, layer in enumerate(self.layers):
-            x = layer(x, cache.memories[index], cross_bias=cache.cross_bias, turns=turns, cache=cache.layer(index))
+        x, turns = _embedded(tokens, cache.positions, self.model.tgt_embedding, self.model.tgt_positions)
+        for index, layer in enumerate(self.decoder):
+            x = layer(x, cache.layer(index), turns, cache.memories[index], cache.cross_bias)
         cache.end_step()
         hidden: Tensor = self.model.decoder_norm(x)
         return hidden
@@ -73,39 +74,88 @@ class Reader:
         logits: Tensor = self.output(hidden)
         return logits
 
+    def _encode(self, src: Side) -> Tensor:
+        """Source -> memory (B, S, d), with zeros for padding that was not computed."""
+        parts = alike((src.segments != 0).sum(-1).tolist())
+        if len(parts) == 1:
+            return self._encode_together(src)
+        memories = []
+        for rows, width in parts:
+            part = Side(src.tokens[rows, :width], src.segments[rows, :width], src.positions[rows, :width])
+            memory = self._encode_together(part)
+            memories.append(F.pad(memory, (0, 0, 0, src.tokens.size(1) - width)))
+        return torch.cat(memories)
+
+    def _encode_together(self, src: Side) -> Tensor:
+        if self.encoder is None:
+            return self.model.encode(src)
+        x, turns = _embedded(src.tokens, src.positions, self.model.src_embedding, self.model.src_positions)
+        row = WholeRow(additive(segment_mask(src.segments, src.segments), x.dtype))
+        for layer in self.encoder:
+            x = layer(x, row, turns)
+        memory: Tensor = self.model.encoder_norm(x)
+        return memory
+
+
+class Past(Protocol):
+    """The keys and values that self-attention looks at."""
+
+    bias: Tensor  # (B, 1, K, N)
+
+    def extend(self, new: KeyValue) -> KeyValue:
+        """Take in those of new tokens (B, G, K, D); return all (B, G, N, D)."""
+        ...
+
+
+class WholeRow:
+    """All tokens of a row are new."""
+
+    def __init__(self, bias: Tensor) -> None:
+        self.bias = bias
+
+    def extend(self, new: KeyValue) -> KeyValue:
+        """The new ones."""
+        return new
+
 
 class ReadingLayer:
-    """A decoder layer, one token of each beam at a time."""
+    """A layer of the encoder, K tokens of each row at a time, or of the decoder, one token of each of K beams."""
 
-    def __init__(self, layer: TransformerDecoderLayer, precision: str) -> None:
-        own, cross, ff = layer.self_attention, layer.cross_attention, layer.feed_forward
+    def __init__(self, layer: TransformerEncoderLayer | TransformerDecoderLayer, precision: str) -> None:
+        own, ff = layer.self_attention, layer.feed_forward
         self.heads = own.heads
         self.self_in = Normed(layer.self_residual, _side_by_side(own), precision)
-        self.cross_in = Normed(layer.cross_residual, _scaled(cross), precision)
+        self.self_out = Summed(layer.self_residual, own.out_proj, precision)
+        if isinstance(layer, TransformerDecoderLayer):
+            cross = layer.cross_attention
+            self.cross_in = Normed(layer.cross_residual, _scaled(cross), precision)
+            self.cross_out = Summed(layer.cross_residual, cross.out_proj, precision)
+            self.memory = product_of(cross.kv_proj, precision)
         self.ff_in = Normed(layer.ff_residual, ff.in_proj, precision, narrow=precision == "bf16")
-        self.self_out, self.cross_out, self.ff_out = (product_of(part.out_proj, precision) for part in (own, cross, ff))
-        self.memory = product_of(cross.kv_proj, precision)
+        self.ff_out = Summed(layer.ff_residual, ff.out_proj, precision)
         self.activation, self.gated = ff.activation, ff.gated
-        self.norms: list[Callable[[Tensor], Tensor]] = [  # of the sums
-            _unchanged if residual.norm_first else residual.norm
-            for residual in (layer.self_residual, layer.cross_residual, layer.ff_residual)
-        ]
 
     def __call__(
-        self, x: Tensor, memory: KeyValue, *, cross_bias: Tensor, turns: Tensor | None, cache: LayerCache
+        self,
+        x: Tensor,
+        past: Past,
+        turns: Tensor | None,
+        memory: KeyValue | None = None,
+        cross_bias: Tensor | None = None,
     ) -> Tensor:
-        """x (B, K, d), memory (B, G, S, D) twice, turns (B, 1, 1, D / 2) as complex numbers -> (B, K, d), in place."""
+        """x (B, K, d), turns (B, K, 1, D / 2) as complex numbers, memory (B, G, S, D) twice -> (B, K, d), in place."""
         query, key, dim = self.heads
         qkv = self.self_in(x).view(*x.shape[:-1], query + 2 * key, dim)  # (B, K, H + 2G, D)
         qk, v = qkv[:, :, : query + key], qkv[:, :, query + key :]
         if turns is not None:
             pairs = torch.view_as_complex(qk.view(*qk.shape[:-1], dim // 2, 2))
             qk = torch.view_as_real(pairs * turns).flatten(-2)
-        past = cache.extend(KeyValue(qk[:, :, query:].transpose(1, 2), v.transpose(1, 2)))
-        x = self.norms[0](x.add_(self.self_out(attend(qk[:, :, :query], past, cache.bias))))
-        q = self.cross_in(x).view(*x.shape[:-1], query, dim)  # (B, K, H, D)
-        x = self.norms[1](x.add_(self.cross_out(attend(q, memory, cross_bias))))
-        return self.norms[2](x.add_(self.ff_out(self._activated(self.ff_in(x)))))
+        seen = past.extend(KeyValue(qk[:, :, query:].transpose(1, 2), v.transpose(1, 2)))
+        x = self.self_out(x, attend(qk[:, :, :query], seen, past.bias))
+        if memory is not None and cross_bias is not None:
+            q = self.cross_in(x).view(*x.shape[:-1], query, dim)  # (B, K, H, D)
+            x = self.cross_out(x, attend(q, memory, cross_bias))
+        return self.ff_out(x, self._activated(self.ff_in(x)))
 
     def project_memory(self, memory: Tensor) -> KeyValue:
         """memory (B, S, d) -> keys and values (B, G, S, D)."""
@@ -120,75 +170,115 @@ class ReadingLayer:
         return self.activation(gate).mul_(value)
 
 
+class Summed:
+    """A product that is added to the residual stream, and the normalisation of the sum, if it has one."""
+
+    def __init__(self, residual: Residual, linear: nn.Linear, precision: str) -> None:
+        self.product = product_of(linear, precision)
+        self.norm = None if residual.norm_first else residual.norm
+
+    def __call__(self, x: Tensor, inner: Tensor) -> Tensor:
+        """x (B, K, d), inner (B, K, I) -> (B, K, d), in place where nothing is normalised."""
+        x.add_(self.product(inner))
+        if self.norm is None:
+            return x
+        normed: Tensor = self.norm(x)
+        return normed
+
+
 class Normed:
     """A product behind the normalisation of its input, if it has one."""
 
     def __init__(self, residual: Residual, linear: nn.Linear, precision: str, *, narrow: bool = False) -> None:
         self.narrow = narrow
-        norm = residual.norm if residual.norm_first else None
-        self.eps = norm.eps if isinstance(norm, RMSNorm) else None
+        norm, scale = residual.norm if residual.norm_first else None, None
+        self.least: Tensor | None = (
+            None  # what RMSNorm adds under the root, for the length of a row rather than its mean
+        )
+        if isinstance(norm, RMSNorm):
+            width = norm.weight.numel()
+            scale = norm.weight.detach() * math.sqrt(width)
+            self.least = torch.full_like(scale[:1], math.sqrt(norm.eps * width))
         self.norm = None if isinstance(norm, RMSNorm) else norm
-        self.product = product_of(linear, precision, scale=norm.weight.detach() if isinstance(norm, RMSNorm) else None)
+        self.product = product_of(linear, precision, scale=scale)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (..., I) -> (..., O) in the precision of x, or where `narrow` in bf16."""
         kind = torch.bfloat16 if self.narrow else x.dtype
-        if self.eps is None:
+        if self.least is None:
             return self.product(x if self.norm is None else self.norm(x)).to(kind)
-        squares = torch.linalg.vecdot(x, x).unsqueeze(-1)  # (..., 1)
-        factor = squares.div_(x.size(-1)).add_(self.eps).rsqrt_()
-        return self.product(x, factor.to(kind)).to(kind)
-
-
-def _unchanged(x: Tensor) -> Tensor:
-    return x
+        length = torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.least)  # (..., 1)
+        return self.product(x, length.to(kind)).to(kind)
 
 
 def attend(q: Tensor, past: KeyValue, bias: Tensor) -> Tensor:
-    """q (B, K, H, D), scaled before, over keys and values (B, G, N, D) with bias (B, 1, K, N) -> (B, K, H * D)."""
+    """q (B, K, H, D), scaled before, over keys and values (B, G, N, D) with bias (B, 1, K or 1, N) -> (B, K, H * D)."""
     batch, beams, heads, dim = q.shape
     groups = heads // past.keys.size(1)
-    q = q.transpose(1, 2).reshape(batch, -1, groups * beams, dim)  # (B, G, H / G * K, D)
-    scores = q @ past.keys.transpose(-2, -1)  # (B, G, H / G * K, N)
+    q = q.transpose(1, 2).reshape(-1, groups * beams, dim)  # (B * G, H / G * K, D)
+    scores = torch.bmm(q, past.keys.flatten(0, 1).transpose(1, 2))  # (B * G, H / G * K, N)
     if groups > 1 and bias.size(2) > 1:
         bias = bias.repeat(1, 1, groups, 1)
-    weights = scores.add_(bias).softmax(-1)
-    return (weights @ past.values).view(batch, heads, beams, dim).transpose(1, 2).flatten(2)
+    weights = scores.view(batch, -1, *scores.shape[1:]).add_(bias).softmax(-1)
+    out = torch.bmm(weights.flatten(0, 1), past.values.flatten(0, 1))  # (B * G, H / G * K, D)
+    return out.view(batch, heads, beams, dim).transpose(1, 2).flatten(2)
 
 
-def is_known(model: OptimizedTransformer) -> bool:
-    """Whether all that decoding goes through is this project's own."""
-    known_positions = (RotaryPositions, SinusoidalPositions, LearnedPositions)
-    norms = [norm for layer in model.decoder_layers for norm in _norms(layer)]
+def alike(lengths: Sequence[int], first: int = 0) -> list[tuple[slice, int]]:
+    """Rows that are encoded apart, with their width: halves, and halves of these, where a quarter would be padding."""
+    count, width = len(lengths), max(lengths)
+    if count < 2 * FEWEST_ALIKE or sum(lengths) > 0.75 * width * count:
+        return [(slice(first, first + count), width)]
+    half = count // 2
+    return [*alike(lengths[:half], first), *alike(lengths[half:], first + half)]
+
+
+def is_known(model: OptimizedTransformer, side: str) -> bool:
+    """Whether all that a side goes through is this project's own."""
+    layers, positions, known = {
+        "encoder": (model.encoder_layers, model.src_positions, TransformerEncoderLayer),
+        "decoder": (model.decoder_layers, model.tgt_positions, TransformerDecoderLayer),
+    }[side]
+    parts = [part for layer in layers for part in layer.children()]
     return (
-        all(type(layer) is TransformerDecoderLayer for layer in model.decoder_layers)
-        and type(model.tgt_positions) in known_positions
-        and all(type(norm) in (RMSNorm, LayerNorm) for norm in norms)
-        and all(_is_known_attention(layer) for layer in model.decoder_layers)
+        all(type(layer) is known for layer in layers)
+        and type(positions) in (RotaryPositions, SinusoidalPositions, LearnedPositions)
+        and all(map(_is_known_part, parts))
     )
 
 
-def _norms(layer: Any) -> list[nn.Module]:
-    return [part.norm for part in layer.children() if isinstance(part, Residual)]
+def _is_known_part(part: nn.Module) -> bool:
+    if isinstance(part, Residual):
+        return type(part.norm) in (RMSNorm, LayerNorm)
+    if isinstance(part, MultiHeadAttention):
+        return type(part) is MultiHeadAttention and part.attention in ATTENTION.values()
+    return type(part) is FeedForward
 
 
-def _is_known_attention(layer: Any) -> bool:
-    parts = (layer.self_attention, layer.cross_attention)
-    own = all(type(part) is MultiHeadAttention and part.attention in ATTENTION.values() for part in parts)
-    return own and type(layer.feed_forward) is FeedForward
+def _layers(layers: Any, precision: str) -> list[ReadingLayer]:
+    return [ReadingLayer(layer, precision) for layer in layers]
+
+
+def _embedded(tokens: Tensor, places: Tensor, embedding: nn.Module, positions: Any) -> tuple[Tensor, Tensor | None]:
+    """Tokens (B, K) at their places -> x (B, K, d), and the turns (B, K, 1, D / 2) of rotary pairs."""
+    x = embedding(tokens)
+    x, rotation = positions(x * math.sqrt(x.size(-1)), places)
+    if rotation is None:
+        return x, None
+    return x, torch.complex(rotation.cos, rotation.sin).transpose(1, 2)
 
 
 def _lowered(model: OptimizedTransformer, precision: str) -> OptimizedTransformer:
-    """The model with linear layers of its own in another precision, and all else shared."""
+    """The model with the linear layers of unknown sides in another precision, and all else shared."""
     if precision == "fp32":
         return model
     other = copy.copy(model)
     other._modules = dict(model._modules)
-    other.encoder_layers = copy.deepcopy(model.encoder_layers)
-    lower(other.encoder_layers, precision)
-    if not is_known(model):
-        other.decoder_layers = copy.deepcopy(model.decoder_layers)
-        lower(other.decoder_layers, precision)
+    for side in ("encoder", "decoder"):
+        if not is_known(model, side):
+            layers = copy.deepcopy(model.get_submodule(f"{side}_layers"))
+            lower(layers, precision)
+            setattr(other, f"{side}_layers", layers)
     return other
 
 

@@ -249,17 +249,3 @@ def test_the_batch_size_changes_nothing(beam_size):
             for index, hypotheses in zip(chosen, together, strict=True):
                 assert [h.ids for h in hypotheses] == [h.ids for h in alone[index]]
                 assert [h.score for h in hypotheses] == pytest.approx([h.score for h in alone[index]], abs=1e-9)
-
-
-@pytest.mark.parametrize("beam_size", [1, 3])
-def test_short_sources_are_encoded_apart_from_long_ones_and_nothing_changes(beam_size):
-    model = make_transformer(4)
-    sources = some_sources(24, longest=3) + some_sources(24, longest=30)
-    settings = SearchSettings(beam_size=beam_size, max_length_ratio=1.0, max_length_offset=6)
-    shapes = []
-    start = model.start_decoding
-    model.start_decoding = lambda src, **options: (shapes.append(src.shape), start(src, **options))[1]
-    together = run(model, sources, settings, max_tokens_per_batch=10_000)
-    assert len(shapes) > 1 and min(width for _, width in shapes) < max(width for _, width in shapes)
-    alone = [run(model, [source], settings)[0] for source in sources]
-    assert [found[0].ids for found in together] == [found[0].ids for found in alone]

@@ -9,7 +9,7 @@ from torch import nn
 
 from pytorch_dl.models.lowered import PACKED_INPUTS, PRODUCTS, can_pack, product_of
 from pytorch_dl.models.reader import Reader, is_known
-from pytorch_dl.models.transformer_blocks import TransformerDecoderLayer
+from pytorch_dl.models.transformer_blocks import TransformerDecoderLayer, TransformerEncoderLayer
 
 NAMES = ("positions", "norm_first", "norm_type", "activation", "bias", "n_kv_heads")
 CHOICES = (
@@ -43,16 +43,46 @@ def test_reading_is_the_model_s_own_decoding(variant) -> None:
                 cache.keep(torch.tensor([0, 2]))
 
 
-class MyLayer(TransformerDecoderLayer):
+@pytest.mark.usefixtures("float64")
+@torch.no_grad()
+def test_short_sources_are_encoded_apart() -> None:
+    model, lengths = small().eval(), [12] * 5 + [7] * 20 + [3] * 20 + [1] * 20
+    src = torch.randint(1, VOCAB, (len(lengths), 12)) * (torch.arange(12) < torch.tensor(lengths).unsqueeze(1))
+    reader, widths = Reader(model), []
+    first = reader.encoder[0]
+    reader.encoder[0] = lambda x, *given: (widths.append(tuple(x.shape[:2])), first(x, *given))[1]
+    expected, read = model.start_decoding(src), reader.start_decoding(src)
+    assert widths == [(16, 12), (16, 7), (16, 3), (17, 1)]
+    for ours, theirs in zip(read.memories, expected.memories, strict=True):
+        for part, whole in zip(ours, theirs, strict=True):
+            for row, length in enumerate(lengths):
+                assert_same(part[row, :, :length], whole[row, :, :length], relative=1e-11, what=row)
+
+
+class MyDecoderLayer(TransformerDecoderLayer):
     """A user's own."""
 
 
+class MyEncoderLayer(TransformerEncoderLayer):
+    """A user's own."""
+
+
+CHANGES = [
+    {},
+    {"decoder_layer": MyDecoderLayer},
+    {"encoder_layer": MyEncoderLayer},
+    {"bias": True},
+    {"norm_first": False},
+]
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("changes", [{}, {"decoder_layer": MyLayer}, {"bias": True}, {"norm_first": False}], ids=str)
+@pytest.mark.parametrize("changes", CHANGES, ids=lambda changes: "-".join(changes))
 @pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-5), ("bf16", 0.05), ("int8", 0.1)])
 def test_lower_precision_costs_little(precision, bound, changes) -> None:
     model = small(**changes).eval()
-    assert is_known(model) == ("decoder_layer" not in changes)
+    assert is_known(model, "decoder") == ("decoder_layer" not in changes)
+    assert is_known(model, "encoder") == ("encoder_layer" not in changes)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     reader = Reader(model, precision=precision)
     src = torch.randint(1, VOCAB, (4, 6))
@@ -69,15 +99,15 @@ def test_lower_precision_costs_little(precision, bound, changes) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("precision", sorted(PRODUCTS))
 @pytest.mark.parametrize("bias", [True, False])
-def test_products_are_the_linear_layer_s_with_factors_of_rows_and_inputs(precision, bias) -> None:
+def test_products_are_the_linear_layer_s_with_rows_divided_and_inputs_scaled(precision, bias) -> None:
     linear = nn.Linear(48, 40, bias=bias)
-    x, factor, scale = torch.randn(5, 3, 48), torch.rand(5, 3, 1) + 0.5, torch.rand(48) + 0.5
+    x, divisor, scale = torch.randn(5, 3, 48), torch.rand(5, 3, 1) + 0.5, torch.rand(48) + 0.5
     bound = {"fp32": 1e-6, "bf16": 0.02, "int8": 0.03}[precision]
     for given, inputs in ((None, x), (scale, x * scale)):
         product = product_of(linear, precision, scale=given)
-        plain, scaled = product(x).float(), product(x, factor)
+        plain, scaled = product(x).float(), product(x, divisor)
         assert (plain - linear(inputs)).norm() < bound * plain.norm()
-        assert (scaled - linear(inputs * factor)).norm() < bound * scaled.norm()
+        assert (scaled - linear(inputs / divisor)).norm() < bound * scaled.norm()
 
 
 @torch.no_grad()
