@@ -2,7 +2,7 @@
 
 This project, Hugging Face's generate and CTranslate2 on this project's exported model, each in a process of its own, by
 turns: the same sources in one batch, models of one size with random weights, exactly as many new tokens for each
-sentence. Writes NAME.json and NAME.md.
+sentence. Writes NAME.json and NAME.md. On a GPU: `--device cuda --beams 1 5`, with CUDA graphs beside.
 """
 
 import argparse
@@ -30,10 +30,11 @@ from pytorch_dl.data import dates_file
 from pytorch_dl.dataset.text_lines import read_lines
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.files import write_file, write_json
+from pytorch_dl.translator import choose_device
 
 TEST = "test_2016_flickr.en.gz"
-BEAMS = (1, 4)
 AGAINST = "hf-float32"
+PROFILED = "ours-bf16"
 
 
 def main() -> None:
@@ -42,24 +43,26 @@ def main() -> None:
     preset, folder = SIZES[options.size], find_text(options.data)
     text = text_settings(folder, src_suffix="en", tgt_suffix="de")
     config = configuration(get_config(preset) if preset else Config(), text, options.settings)
+    device = choose_device(options.device).type
     found: dict[str, Any] = {"machine": machine(), "size": options.size, "new_tokens": options.new_tokens}
     found |= {"tables": {}, "profiles": {}}
-    with tempfile.TemporaryDirectory() as name, ExitStack() as running:
-        work = prepare(config, Path(name), pairs_per_step=options.sentences)
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as running:
+        work = prepare(config, Path(scratch), pairs_per_step=options.sentences)
         save(work)
         sources = sources_of(folder, work.tokenizers, options.sentences)
-        engines = options.engines or found_engines()
-        readers = [running.enter_context(Reader(engine, work.folder)) for engine in engines]
+        engines = options.engines or found_engines(device)
+        readers = [running.enter_context(Reader(engine, work.folder, device=device)) for engine in engines]
         found["engines"] = {reader.name: reader.describe() for reader in readers}
-        for beam in BEAMS:
+        for beam in options.beams:
             task = Task(sources, options.new_tokens, beam)
             found["tables"][f"beam {beam}"] = measure(readers, task, options.repeats)
             for reader in readers:
-                if reader.name == "ours-bf16":
+                if reader.name == PROFILED:
                     found["profiles"][f"beam {beam}"] = reader.profile(task)
-    write_json(RESULTS / f"{options.name or f'decoding-{options.size}'}.json", found)
+    name = options.name or f"decoding-{options.size}" + ("-gpu" if device == "cuda" else "")
+    write_json(RESULTS / f"{name}.json", found)
     lines = table(found)
-    write_file(RESULTS / f"{options.name or f'decoding-{options.size}'}.md", "\n".join(lines) + "\n")
+    write_file(RESULTS / f"{name}.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 
@@ -70,6 +73,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--size", choices=sorted(SIZES), default="T", help="T: d 256, 3+3 layers; B: d 512, 6+6")
     options.add_argument("--sentences", type=positive, default=64, help="in the batch")
     options.add_argument("--new-tokens", type=positive, default=20, help="of each sentence")
+    options.add_argument("--beams", type=positive, nargs="+", default=[1, 4], help="1 is greedy search (1 4)")
+    options.add_argument("--device", default="cpu", help="cpu, cuda, or auto (cpu)")
     options.add_argument("--repeats", type=positive, default=5)
     options.add_argument("--engines", nargs="*", help="all that are installed, when left out")
     options.add_argument("--name", help="of the result files")

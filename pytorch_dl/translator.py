@@ -53,8 +53,9 @@ class Translation:
 class Translator:
     """A model with its tokenizers.
 
-    `precision` is that of the matrix products in translating: fp32, bf16 or int8. A model whose weights change after
-    this is to have `reads_as_trained`, so that what is read out is the model itself.
+    `precision` is that of the matrix products in translating: fp32, bf16 or int8. With `cuda_graphs` the steps of
+    decoding are recorded on the GPU and replayed. A model whose weights change after this is to have
+    `reads_as_trained`, so that what is read out is the model itself.
     """
 
     def __init__(
@@ -64,14 +65,19 @@ class Translator:
         *,
         max_tokens_per_batch: int = 4096,
         precision: str = "fp32",
+        cuda_graphs: bool = False,
         reads_as_trained: bool = False,
     ) -> None:
         if precision not in PRODUCTS:
             raise ConfigError(f"unknown precision {precision!r}", fix=f"give one of {', '.join(PRODUCTS)}")
         if precision == "int8" and next(model.parameters()).is_cuda:
             raise ConfigError("the precision int8 is for CPUs", fix="give bf16, or the device cpu")
+        if cuda_graphs and not next(model.parameters()).is_cuda:
+            raise ConfigError("CUDA graphs need a GPU, and the model is on the CPU", fix="leave out cuda_graphs")
         self.model, self.tokenizers, self.max_tokens_per_batch = model, tokenizers, max_tokens_per_batch
-        self.reader: OptimizedTransformer | Reader = model if reads_as_trained else Reader(model, precision=precision)
+        self.reader: OptimizedTransformer | Reader = model
+        if not reads_as_trained:
+            self.reader = Reader(model, precision=precision, recorded=cuda_graphs)
 
     def translate(
         self, lines: Sequence[str], *, beam_size: int | None = None, length_penalty: float | None = None
@@ -254,10 +260,11 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def load(run: str | Path, *, device: str = "auto", precision: str = "fp32") -> Translator:
+def load(run: str | Path, *, device: str = "auto", precision: str = "fp32", cuda_graphs: bool = False) -> Translator:
     """Load the finished model of a run folder; of an unfinished run, the best checkpoint so far.
 
-    `precision` is that of the matrix products in translating: fp32, bf16 or int8.
+    `precision` is that of the matrix products in translating: fp32, bf16 or int8. `cuda_graphs` records the steps of
+    decoding on a GPU.
     """
     folder = RunFolder(Path(run))
     config = folder.read_config()
@@ -267,7 +274,7 @@ def load(run: str | Path, *, device: str = "auto", precision: str = "fp32") -> T
     model = build_model(config, tokenizers)
     weights, where = _weights(folder)
     ckpt.load_weights(model, weights, where=where)
-    return Translator(model.to(place).eval(), tokenizers, precision=precision)
+    return Translator(model.to(place).eval(), tokenizers, precision=precision, cuda_graphs=cuda_graphs)
 
 
 def _weights(folder: RunFolder) -> tuple[dict[str, torch.Tensor], str]:

@@ -197,7 +197,7 @@ def test_reading_out_takes_the_likeliest_token_each_time(work, name):
     batch = next(iter(work.plain))
     found = side.decode(batch.src, 5)
     assert found.shape == (8, 5)
-    model = side.model.eval() if name == "baseline" else side.reader
+    model = side.model.eval() if name == "baseline" else side.reader.model
     bos = torch.full((8, 1), work.tokenizers.tgt.bos_id)
     with torch.no_grad():
         logits = model(batch.src, torch.cat((bos, found[:, :-1]), dim=1))  # (8, 5, V)

@@ -11,6 +11,7 @@ from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.generation import Request, SearchSettings, generate
+from pytorch_dl.models.reader import Reader
 from pytorch_dl.training.step import Reading
 from pytorch_dl.training.trainer import OptimizedTrainer, create_trainer
 from pytorch_dl.translator import build_model
@@ -50,7 +51,7 @@ class OursOnText(Ours):
         model = build_model(config, tokenizers)
         trainer = create_trainer(model=model, train_dataloader=loader, config=config, run_dir=run_dir)
         super().__init__(trainer, config, packed=loader.planner.packed)
-        self.reader = build_model(config, tokenizers).eval()  # as a Translator has it: in fp32, not compiled
+        self.reader = Reader(build_model(config, tokenizers).eval())  # as a Translator has it: in fp32, not compiled
         self.special = tokenizers.tgt
 
     @torch.inference_mode()
@@ -71,7 +72,7 @@ class OursOnText(Ours):
             banned_ids=[special.unk_id],
             max_positions=self.reader.max_seq_len,
             max_tokens_per_batch=src.numel(),
-            device=next(self.reader.parameters()).device,
+            device=next(self.reader.model.parameters()).device,
         )
         return torch.tensor([[*best[0].ids, *[special.eos_id] * best[0].finished] for best in found])
 

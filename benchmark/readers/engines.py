@@ -1,6 +1,7 @@
 """Engines that write tokens for the same sources: this project, Hugging Face's generate, CTranslate2.
 
-Each writes exactly so many new tokens for each sentence, all sentences in one batch, with models of one size.
+Each writes exactly so many new tokens for each sentence, all sentences in one batch, with models of one size. An
+engine's name tells its precision and, last, whether it replays CUDA graphs: ours-bf16-graphs.
 """
 
 import importlib.util
@@ -37,9 +38,10 @@ class Engine(Protocol):
 class Ours:
     """This project's search."""
 
-    def __init__(self, config: Config, tokenizers: TokenizerPair, *, precision: str) -> None:
-        self.translator = Translator(build_model(config, tokenizers).eval(), tokenizers, precision=precision)
-        self.what = f"pytorch_dl, {precision}"
+    def __init__(self, config: Config, tokenizers: TokenizerPair, *, precision: str, device: str, graphs: bool) -> None:
+        model = build_model(config, tokenizers).eval().to(device)
+        self.translator = Translator(model, tokenizers, precision=precision, cuda_graphs=graphs)
+        self.what = f"pytorch_dl, {precision}" + (", CUDA graphs" if graphs else "")
 
     def write(self, task: Task) -> int:
         """Do the task."""
@@ -66,19 +68,20 @@ class Ours:
 
 
 class HuggingFace:
-    """A MarianMTModel of the same size in fp32, and its `generate`."""
+    """A MarianMTModel of the same size, and its `generate`."""
 
-    what = "Hugging Face MarianMTModel.generate, float32"
-
-    def __init__(self, config: Config, tokenizers: TokenizerPair) -> None:
+    def __init__(self, config: Config, tokenizers: TokenizerPair, *, precision: str, device: str) -> None:
         special = tokenizers.tgt
-        self.pad_id = special.pad_id
-        self.model = marian_model(config, vocab_size=special.vocab_size, pad_id=special.pad_id).eval()
+        self.pad_id, self.device = special.pad_id, device
+        model = marian_model(config, vocab_size=special.vocab_size, pad_id=special.pad_id).eval()
+        self.model = model.to(device=device, dtype=getattr(torch, precision))
+        self.what = f"Hugging Face MarianMTModel.generate, {precision}"
 
     def write(self, task: Task) -> int:
         """Do the task."""
         width = max(map(len, task.sources))
         src = torch.tensor([source + [self.pad_id] * (width - len(source)) for source in task.sources])
+        src = src.to(self.device)
         with torch.inference_mode():
             out = self.model.generate(
                 input_ids=src,
@@ -88,13 +91,15 @@ class HuggingFace:
                 max_new_tokens=task.new_tokens,
                 do_sample=False,
             )
-        return int(out[:, 1:].numel())
+        return int(out.cpu()[:, 1:].numel())
 
 
 class CTranslate2:
     """The exported model in the inference engine."""
 
-    def __init__(self, config: Config, tokenizers: TokenizerPair, folder: Path, *, compute_type: str) -> None:
+    def __init__(
+        self, config: Config, tokenizers: TokenizerPair, folder: Path, *, compute_type: str, device: str
+    ) -> None:
         import ctranslate2
 
         from pytorch_dl.export.ctranslate2 import convert
@@ -103,7 +108,11 @@ class CTranslate2:
         if not folder.exists():
             convert(build_model(config, tokenizers).eval(), tokenizers, folder)
         self.engine: Any = ctranslate2.Translator(
-            str(folder), compute_type=compute_type, inter_threads=1, intra_threads=torch.get_num_threads()
+            str(folder),
+            device=device,
+            compute_type=compute_type,
+            inter_threads=1,
+            intra_threads=torch.get_num_threads(),
         )
         self.what = f"CTranslate2 {ctranslate2.__version__}, {compute_type}"
 
@@ -122,19 +131,22 @@ class CTranslate2:
 
 
 NEEDED = {"ours": "torch", "hf": "transformers", "ct2": "ctranslate2"}
-NAMES = ("ours-fp32", "ours-bf16", "ours-int8", "hf-float32", "ct2-float32", "ct2-int8")
+NAMES = {
+    "cpu": ("ours-fp32", "ours-bf16", "ours-int8", "hf-float32", "ct2-float32", "ct2-int8"),
+    "cuda": ("ours-fp32", "ours-bf16", "ours-bf16-graphs", "hf-float32", "hf-bfloat16", "ct2-float32", "ct2-float16"),
+}
 
 
-def found_engines() -> list[str]:
+def found_engines(device: str) -> list[str]:
     """Those whose packages are installed."""
-    return [name for name in NAMES if importlib.util.find_spec(NEEDED[name.partition("-")[0]])]
+    return [name for name in NAMES[device] if importlib.util.find_spec(NEEDED[name.partition("-")[0]])]
 
 
-def engine(name: str, config: Config, tokenizers: TokenizerPair, folder: Path) -> Engine:
+def engine(name: str, config: Config, tokenizers: TokenizerPair, folder: Path, *, device: str) -> Engine:
     """An engine by its name; `folder` holds exported models."""
-    kind, _, precision = name.partition("-")
+    kind, precision, *more = name.split("-")
     if kind == "ours":
-        return Ours(config, tokenizers, precision=precision)
+        return Ours(config, tokenizers, precision=precision, device=device, graphs=more == ["graphs"])
     if kind == "hf":
-        return HuggingFace(config, tokenizers)
-    return CTranslate2(config, tokenizers, folder / "ct2", compute_type=precision)
+        return HuggingFace(config, tokenizers, precision=precision, device=device)
+    return CTranslate2(config, tokenizers, folder / "ct2", compute_type=precision, device=device)

@@ -1,4 +1,4 @@
-"""An engine in a process of its own: `python -m benchmark.readers.worker FOLDER ENGINE`.
+"""An engine in a process of its own: `python -m benchmark.readers.worker FOLDER ENGINE DEVICE`.
 
 FOLDER holds config.json and tokenizer/. The process answers requests, one JSON list a line: its arguments are those of
 `Reader`'s methods.
@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,10 +24,10 @@ from pytorch_dl.process import fix_kernels, keep_freed_memory
 class Reader:
     """The other end of a worker, which sleeps while it is not asked."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, *, device: str) -> None:
         self.name = name
         fix_kernels()  # by the environment, which the process inherits
-        words = [sys.executable, "-m", "benchmark.readers.worker", str(folder), name]
+        words = [sys.executable, "-m", "benchmark.readers.worker", str(folder), name, device]
         self._process = subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self) -> Self:
@@ -63,7 +64,7 @@ class Reader:
 def timed(reader: Any, task: Task) -> float:
     """Seconds of a task."""
     start = time.perf_counter()
-    written = reader.write(task)
+    written = reader.write(task)  # on the host at the end, so that a GPU has done it all
     seconds = time.perf_counter() - start
     assert written == len(task.sources) * task.new_tokens, f"{reader.what} wrote {written} tokens"
     return seconds
@@ -71,29 +72,33 @@ def timed(reader: Any, task: Task) -> float:
 
 def profiled(reader: Any, task: Task) -> list[dict[str, Any]]:
     """Operators by their own time, in milliseconds and as a share."""
+    import torch
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CPU]) as found:
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+    with profile(activities=activities) as found:
         reader.write(task)
-    rows = sorted(found.key_averages(), key=lambda row: -row.self_cpu_time_total)
-    total = sum(row.self_cpu_time_total for row in rows)
+    own = attrgetter("self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total")
+    rows = sorted(found.key_averages(), key=own, reverse=True)
+    total = sum(map(own, rows))
     return [
         {
             "operator": row.key,
             "calls": row.count,
-            "ms": row.self_cpu_time_total / 1e3,
-            "share": row.self_cpu_time_total / total,
+            "ms": own(row) / 1e3,
+            "share": own(row) / total,
         }
         for row in rows[:12]
     ]
 
 
-def main(folder: Path, name: str) -> None:
+def main(folder: Path, name: str, device: str) -> None:
     """Answer until there are no more requests."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
     keep_freed_memory()
-    reader = engine(name, load_config(folder / "config.json"), TokenizerPair.load(folder / "tokenizer"), folder)
+    config, tokenizers = load_config(folder / "config.json"), TokenizerPair.load(folder / "tokenizer")
+    reader = engine(name, config, tokenizers, folder, device=device)
     for line in sys.stdin:
         request, *arguments = json.loads(line)
         answer: Any = reader.what
@@ -103,4 +108,4 @@ def main(folder: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -9,7 +9,7 @@ Shapes: B sentences, K beams, L layers, H key heads, N columns, S source, D head
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -23,6 +23,16 @@ class KeyValue(NamedTuple):
 
     keys: Tensor
     values: Tensor
+
+
+class Past(Protocol):
+    """The keys and values that a layer's self-attention looks at."""
+
+    bias: Tensor  # (B, 1, K, N)
+
+    def extend(self, new: KeyValue) -> KeyValue:
+        """Take in those of new tokens (B, H, K, D); return all (B, H, N, D)."""
+        ...
 
 
 class LayerCache:
@@ -144,7 +154,7 @@ def _columns(past: Tensor, sentences: Tensor, columns: Tensor) -> Tensor:
         return past.new_empty(layers, two, len(sentences), heads, columns.size(-1), head_dim)
     head = sentences.unsqueeze(1) * heads + torch.arange(heads, device=past.device)  # (B', H)
     rows = (head * room).unsqueeze(2) + columns.unsqueeze(1)  # (B', H, N')
-    chosen = past.view(layers * two, -1, head_dim).index_select(1, rows.flatten())
+    chosen = past.reshape(layers * two, -1, head_dim).index_select(1, rows.flatten())
     return chosen.view(layers, two, *rows.shape, head_dim)
 
 

@@ -18,13 +18,13 @@ TINY = torch.finfo(torch.float32).tiny
 
 
 class Product(Protocol):
-    """x W + b, where each row of x may still have to be divided: by a normalisation, which costs next to nothing so.
+    """x W + b, where a factor for each row of x may still be outstanding: a normalisation's, which costs nothing so.
 
     No module: calling one takes as long as a small product.
     """
 
-    def __call__(self, x: Tensor, divisor: Tensor | None = None) -> Tensor:
-        """x (..., I) and divisor (..., 1) -> (..., O), perhaps in the lower precision where there is no divisor."""
+    def __call__(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
+        """x (..., I) and factor (..., 1) -> (..., O), perhaps in the lower precision where there is no factor."""
         ...
 
 
@@ -34,10 +34,10 @@ class FullProduct:
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight, self.bias = weight, bias
 
-    def __call__(self, x: Tensor, divisor: Tensor | None = None) -> Tensor:
-        if divisor is None:
+    def __call__(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
+        if factor is None:
             return F.linear(x, self.weight, self.bias)
-        out = F.linear(x, self.weight).div_(divisor)
+        out = F.linear(x, self.weight).mul_(factor)
         return out if self.bias is None else out.add_(self.bias)
 
 
@@ -50,14 +50,14 @@ class Bf16Product:
         self.weight = torch.ops.mkldnn._reorder_linear_weight(half.contiguous()) if self.is_packed else half
         self.bias = None if bias is None else bias.float()
 
-    def __call__(self, x: Tensor, divisor: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         half = x.bfloat16()
         if self.is_packed:
             out: Tensor = torch.ops.mkldnn._linear_pointwise(half, self.weight, None, "none", [], "")
         else:
             out = F.linear(half, self.weight)
-        if divisor is not None:
-            out = out.div_(divisor) if divisor.dtype == out.dtype else out / divisor
+        if factor is not None:
+            out = out.mul_(factor) if factor.dtype == out.dtype else out * factor
         return out if self.bias is None else out + self.bias
 
 
@@ -79,12 +79,12 @@ class Int8Product:
         self.weight, self.scale = whole.t(), scale  # (I, O), (O,)
         self.bias = None if bias is None else bias.float()
 
-    def __call__(self, x: Tensor, divisor: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         rows = x.reshape(-1, x.size(-1))
         scale = rows.abs().amax(1, keepdim=True).clamp_min(TINY) / 127
         whole = torch._int_mm((rows / scale).round().to(torch.int8), self.weight).view(*x.shape[:-1], -1)  # (..., O)
         scale = scale.view(*x.shape[:-1], 1)
-        out = whole * (scale if divisor is None else scale / divisor) * self.scale
+        out = whole * (scale if factor is None else scale * factor) * self.scale
         return out if self.bias is None else out.add_(self.bias)
 
 

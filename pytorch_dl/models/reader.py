@@ -1,7 +1,7 @@
 """A trained model made ready to be read out: fewer and smaller operations for each token, the same function.
 
 What a step of decoding costs is less its arithmetic than the number of operations and the bytes that they pass over. So
-what RMSNorm divides by is divided by behind the product that follows it, its weight is part of that product's, as is
+the factor of RMSNorm is multiplied in behind the product that follows it, its weight is part of that product's, as is
 the scale of attention scores; rotary pairs stand side by side, so that a rotation is one product of complex numbers;
 and the matrix products run in the precision that is asked for.
 
@@ -11,20 +11,22 @@ Shapes: B sentences, K beams, S source, N tokens so far, H and G heads of querie
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pytorch_dl.errors import ConfigError
 from pytorch_dl.models.attention import ATTENTION, MultiHeadAttention
 from pytorch_dl.models.feed_forward import FeedForward
-from pytorch_dl.models.kv_cache import DecoderCache, KeyValue
+from pytorch_dl.models.kv_cache import DecoderCache, KeyValue, Past
 from pytorch_dl.models.lowered import lower, product_of
 from pytorch_dl.models.masks import additive, segment_mask
 from pytorch_dl.models.norms import LayerNorm, RMSNorm
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer, Side
 from pytorch_dl.models.positions import LearnedPositions, RotaryPositions, SinusoidalPositions
+from pytorch_dl.models.recorded import Recordings
 from pytorch_dl.models.transformer_blocks import Residual, TransformerDecoderLayer, TransformerEncoderLayer
 
 FEWEST_ALIKE = 16  # rows that are encoded together for being of like lengths
@@ -34,13 +36,20 @@ class Reader:
     """What `start_decoding`, `decode_step` and `project` of a model do, with its weights as they are now.
 
     Sides with layers, norms or positions of a user's own keep their way of computing; their linear layers are lowered.
+    With `recorded`, steps are CUDA graphs; it needs a GPU and a decoder without parts of a user's own.
     """
 
-    def __init__(self, model: OptimizedTransformer, *, precision: str = "fp32") -> None:
+    def __init__(self, model: OptimizedTransformer, *, precision: str = "fp32", recorded: bool = False) -> None:
         self.encoder = _layers(model.encoder_layers, precision) if is_known(model, "encoder") else None
         self.decoder = _layers(model.decoder_layers, precision) if is_known(model, "decoder") else None
         self.model = _lowered(model, precision)
         self.output = product_of(model.output, precision)
+        self.recordings = Recordings(self._decode) if recorded else None
+        if recorded and self.decoder is None:
+            raise ConfigError(
+                "CUDA graphs record this project's own decoder layers, norms and positions, and the model has others",
+                fix="leave out the option",
+            )
 
     @property
     def training(self) -> bool:
@@ -62,17 +71,34 @@ class Reader:
         if self.decoder is None:
             return self.model.decode_step(tokens, cache)
         cache.begin_step()
-        x, turns = _embedded(tokens, cache.positions, self.model.tgt_embedding, self.model.tgt_positions)
-        for index, layer in enumerate(self.decoder):
-            x = layer(x, cache.layer(index), turns, cache.memories[index], cache.cross_bias)
+        if self.recordings:
+            hidden = self.recordings.step(tokens, cache)
+        else:
+            pasts = [cache.layer(index) for index in range(len(self.decoder))]
+            hidden = self._decode(tokens, cache.positions, pasts, cache.memories, cache.cross_bias)
         cache.end_step()
-        hidden: Tensor = self.model.decoder_norm(x)
         return hidden
 
     def project(self, hidden: Tensor) -> Tensor:
         """hidden (..., d) -> logits (..., V)."""
         logits: Tensor = self.output(hidden)
         return logits
+
+    def _decode(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        pasts: Sequence[Past],
+        memories: Sequence[KeyValue],
+        cross_bias: Tensor,
+    ) -> Tensor:
+        """One step of all layers: tokens (B, K) at positions (B, 1) -> hidden states (B, K, d)."""
+        assert self.decoder is not None
+        x, turns = _embedded(tokens, positions, self.model.tgt_embedding, self.model.tgt_positions)
+        for layer, past, memory in zip(self.decoder, pasts, memories, strict=True):
+            x = layer(x, past, turns, memory, cross_bias)
+        hidden: Tensor = self.model.decoder_norm(x)
+        return hidden
 
     def _encode(self, src: Side) -> Tensor:
         """Source -> memory (B, S, d), with zeros for padding that was not computed."""
@@ -95,16 +121,6 @@ class Reader:
             x = layer(x, row, turns)
         memory: Tensor = self.model.encoder_norm(x)
         return memory
-
-
-class Past(Protocol):
-    """The keys and values that self-attention looks at."""
-
-    bias: Tensor  # (B, 1, K, N)
-
-    def extend(self, new: KeyValue) -> KeyValue:
-        """Take in those of new tokens (B, G, K, D); return all (B, G, N, D)."""
-        ...
 
 
 class WholeRow:
@@ -208,7 +224,7 @@ class Normed:
         if self.least is None:
             return self.product(x if self.norm is None else self.norm(x)).to(kind)
         length = torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.least)  # (..., 1)
-        return self.product(x, length.to(kind)).to(kind)
+        return self.product(x, length.reciprocal_().to(kind)).to(kind)
 
 
 def attend(q: Tensor, past: KeyValue, bias: Tensor) -> Tensor:

@@ -99,15 +99,15 @@ def test_lower_precision_costs_little(precision, bound, changes) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("precision", sorted(PRODUCTS))
 @pytest.mark.parametrize("bias", [True, False])
-def test_products_are_the_linear_layer_s_with_rows_divided_and_inputs_scaled(precision, bias) -> None:
+def test_products_are_the_linear_layer_s_with_factors_of_rows_and_inputs(precision, bias) -> None:
     linear = nn.Linear(48, 40, bias=bias)
-    x, divisor, scale = torch.randn(5, 3, 48), torch.rand(5, 3, 1) + 0.5, torch.rand(48) + 0.5
+    x, factor, scale = torch.randn(5, 3, 48), torch.rand(5, 3, 1) + 0.5, torch.rand(48) + 0.5
     bound = {"fp32": 1e-6, "bf16": 0.02, "int8": 0.03}[precision]
     for given, inputs in ((None, x), (scale, x * scale)):
         product = product_of(linear, precision, scale=given)
-        plain, scaled = product(x).float(), product(x, divisor)
+        plain, scaled = product(x).float(), product(x, factor)
         assert (plain - linear(inputs)).norm() < bound * plain.norm()
-        assert (scaled - linear(inputs / divisor)).norm() < bound * scaled.norm()
+        assert (scaled - linear(inputs * factor)).norm() < bound * scaled.norm()
 
 
 @torch.no_grad()

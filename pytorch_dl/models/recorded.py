@@ -1,0 +1,168 @@
+"""Decoding steps recorded once as CUDA graphs, then replayed: the GPU gets the kernels of a step in one call.
+
+A graph works on fixed addresses and shapes. So a cache moves into the buffers of a recording that is at least as large,
+where what is not its own is masked; when its shape changes, it moves on. Sizes are rounded up, and few recordings serve
+all searches.
+
+Shapes: B sentences, K beams, L layers, H key heads, N columns, S source, D head_dim, d d_model.
+"""
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pytorch_dl.models.kv_cache import DecoderCache, KeyValue, Past
+
+FEWEST_SENTENCES = 8
+COLUMNS = 64  # and multiples of it
+SOURCE = 16  # likewise
+MOST_RECORDINGS = 8  # each holds buffers as large as a cache
+WARM_UPS = 2  # libraries make their workspaces in the first run, which no graph may hold
+
+Step = Callable[[], None]
+# tokens (B, K), positions (B, 1), past and memory of each layer, bias (B, 1, 1, S) -> hidden states (B, K, d)
+Decoder = Callable[[Tensor, Tensor, Sequence[Past], Sequence[KeyValue], Tensor], Tensor]
+
+
+class Size(NamedTuple):
+    """What a recording has room for."""
+
+    sentences: int
+    beams: int
+    columns: int
+    source: int
+
+    @classmethod
+    def of(cls, cache: DecoderCache) -> "Size":
+        """The size of the recording for a cache."""
+        sentences, _, beams, columns = cache.ancestry.shape
+        return cls(
+            max(FEWEST_SENTENCES, 1 << (sentences - 1).bit_length()),
+            beams,
+            -(-columns // COLUMNS) * COLUMNS,
+            -(-cache.cross_bias.size(-1) // SOURCE) * SOURCE,
+        )
+
+
+class FixedPast:
+    """The past of one layer with all its columns; the new ones are named by a tensor, which a graph can read."""
+
+    def __init__(self, past: Tensor, bias: Tensor, columns: Tensor) -> None:
+        self.past, self.bias, self.columns = past, bias, columns  # (2, B, H, N, D), (B, 1, K, N), (K,)
+
+    def extend(self, new: KeyValue) -> KeyValue:
+        """Write (B, H, K, D) into the new columns."""
+        for part, added in zip(self.past, new, strict=True):
+            part.index_copy_(2, self.columns, added)
+        return KeyValue(self.past[0], self.past[1])
+
+
+class Recording:
+    """One step of decoding for caches up to a size, and the buffers that it reads and writes."""
+
+    def __init__(self, decoder: Decoder, size: Size, like: DecoderCache, record: Callable[[Step], Step]) -> None:
+        layers, _, _, heads, _, dim = like.past.shape
+        key_heads = like.memories[0].keys.size(1)
+        with torch.inference_mode(mode=False):  # buffers outlive the search that made them
+            zeros = like.past.new_zeros
+            self.past = zeros(layers, 2, size.sentences, heads, size.columns, dim)
+            self.ancestry = zeros(size.sentences, 1, size.beams, size.columns)
+            self.memories = zeros(layers, 2, size.sentences, key_heads, size.source, dim)
+            self.cross_bias = zeros(size.sentences, 1, 1, size.source)
+            self.tokens = zeros(size.sentences, size.beams, dtype=torch.long)
+            self.positions = zeros(size.sentences, 1, dtype=torch.long)
+            self.columns = torch.arange(size.beams, device=like.past.device)
+        self.hidden: Tensor
+        self._decoder = decoder
+        self._guest: Callable[[], DecoderCache | None] = lambda: None
+        self._place: Tensor | None = None  # of the guest's past, as long as it is here
+        with torch.no_grad():
+            self._replay = record(self._step)
+
+    def holds(self, cache: DecoderCache) -> bool:
+        """Whether a cache is in these buffers, and has not changed its shape since it came."""
+        return self._guest() is cache and cache.past is self._place
+
+    def take_in(self, cache: DecoderCache) -> None:
+        """Move a cache into the buffers; one that is still there moves out."""
+        guest = self._guest()
+        if guest is not None and guest is not cache and self.holds(guest):
+            _move_out(guest)
+        sentences, source = cache.past.size(2), cache.cross_bias.size(-1)
+        # What is masked is multiplied by 0, so it must be finite, and what nobody has written may be anything.
+        self.past[:, :, :sentences, :, cache.used :] = 0
+        self.past[:, :, :sentences, :, : cache.used] = cache.past[..., : cache.used, :]
+        self.memories[:, :, :sentences, :, source:] = 0
+        for bias, given in ((self.ancestry, cache.ancestry), (self.cross_bias, cache.cross_bias)):
+            bias[:sentences] = -torch.inf
+            bias[:sentences, ..., : given.size(-1)] = given
+        for buffers, memory in zip(self.memories, cache.memories, strict=True):
+            for buffer, part in zip(buffers, memory, strict=True):
+                buffer[:sentences, :, :source] = part
+        cache.past, cache.ancestry = self.past[:, :, :sentences], self.ancestry[:sentences]
+        cache.memories = [KeyValue(*(part[:sentences, :, :source] for part in buffers)) for buffers in self.memories]
+        cache.cross_bias = self.cross_bias[:sentences, ..., :source]
+        self._guest, self._place = weakref.ref(cache), cache.past
+
+    def replay(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
+        """The last token of each beam (B, K) of the cache that is here -> hidden states (B, K, d)."""
+        sentences, beams = tokens.shape
+        self.tokens[:sentences] = tokens
+        self.positions[:sentences] = cache.positions
+        torch.arange(cache.used, cache.used + beams, out=self.columns)
+        self._replay()
+        return self.hidden[:sentences].clone()
+
+    def _step(self) -> None:
+        pasts = [FixedPast(past, self.ancestry, self.columns) for past in self.past]
+        memories = [KeyValue(*parts) for parts in self.memories]
+        self.hidden = self._decoder(self.tokens, self.positions, pasts, memories, self.cross_bias)
+
+
+class Recordings:
+    """The recordings of a decoder, those of the sizes that were asked for last."""
+
+    def __init__(self, decoder: Decoder, *, record: Callable[[Step], Step] | None = None) -> None:
+        self._decoder, self._record = decoder, record or cuda_graph
+        self._kept: OrderedDict[Size, Recording] = OrderedDict()
+
+    def step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
+        """The last token of each beam (B, K) -> hidden states (B, K, d); the cache has made its columns for them."""
+        recording = next((one for one in self._kept.values() if one.holds(cache)), None)
+        if recording is None:
+            recording = self._of(Size.of(cache), cache)
+            recording.take_in(cache)
+        return recording.replay(tokens, cache)
+
+    def _of(self, size: Size, cache: DecoderCache) -> Recording:
+        if size not in self._kept:
+            self._kept[size] = Recording(self._decoder, size, cache, self._record)
+        self._kept.move_to_end(size)
+        while len(self._kept) > MOST_RECORDINGS:
+            self._kept.popitem(last=False)  # a cache in it keeps the buffers
+        return self._kept[size]
+
+
+def cuda_graph(step: Step) -> Step:
+    """What `step` does on the GPU, to be done again by one call."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UPS):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def _move_out(cache: DecoderCache) -> None:
+    cache.past, cache.ancestry, cache.cross_bias = (
+        part.clone() for part in (cache.past, cache.ancestry, cache.cross_bias)
+    )
+    cache.memories = [KeyValue(*(part.clone() for part in memory)) for memory in cache.memories]
