@@ -2,7 +2,7 @@
 
 This project, Hugging Face's generate and CTranslate2 on this project's exported model, each in a process of its own, by
 turns: the same sources in one batch, models of one size with random weights, exactly as many new tokens for each
-sentence. Writes NAME.json and NAME.md. On a GPU: `--device cuda --beams 1 5`, with CUDA graphs beside.
+sentence. Writes NAME.json and NAME.md. On a GPU: `--device cuda --beams 1,5`, with CUDA graphs beside.
 """
 
 import argparse
@@ -44,7 +44,12 @@ def main() -> None:
     text = text_settings(folder, src_suffix="en", tgt_suffix="de")
     config = configuration(get_config(preset) if preset else Config(), text, options.settings)
     device = choose_device(options.device).type
-    found: dict[str, Any] = {"machine": machine(), "size": options.size, "new_tokens": options.new_tokens}
+    found: dict[str, Any] = {
+        "machine": machine(),
+        "device": device,
+        "size": options.size,
+        "new_tokens": options.new_tokens,
+    }
     found |= {"tables": {}, "profiles": {}}
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as running:
         work = prepare(config, Path(scratch), pairs_per_step=options.sentences)
@@ -73,13 +78,18 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--size", choices=sorted(SIZES), default="T", help="T: d 256, 3+3 layers; B: d 512, 6+6")
     options.add_argument("--sentences", type=positive, default=64, help="in the batch")
     options.add_argument("--new-tokens", type=positive, default=20, help="of each sentence")
-    options.add_argument("--beams", type=positive, nargs="+", default=[1, 4], help="1 is greedy search (1 4)")
+    options.add_argument("--beams", type=numbers, default=[1, 4], help="with commas; 1 is greedy search (1,4)")
     options.add_argument("--device", default="cpu", help="cpu, cuda, or auto (cpu)")
     options.add_argument("--repeats", type=positive, default=5)
-    options.add_argument("--engines", nargs="*", help="all that are installed, when left out")
+    options.add_argument("--engines", type=lambda text: text.split(","), help="with commas (all that are installed)")
     options.add_argument("--name", help="of the result files")
     options.add_argument("settings", nargs="*", metavar="SECTION.KEY=VALUE", help="of the configuration")
     return options
+
+
+def numbers(text: str) -> list[int]:
+    """1,4 -> [1, 4]."""
+    return [positive(part) for part in text.split(",")]
 
 
 def sources_of(folder: Path | None, tokenizers: TokenizerPair, count: int) -> list[list[int]]:

@@ -2,7 +2,7 @@
 
 One process translates them unbroken, while its resident memory is read; another, beside it, is killed with SIGKILL at
 random places and started again with --resume. Both must leave the same bytes. One thread each. Writes NAME.json; exit
-code 1 when a byte differs or a line lacks. Linux only.
+code 1 when a byte differs, or a line or a kill lacks. Linux only.
 """
 
 import argparse
@@ -49,7 +49,8 @@ def main() -> None:
     found["identical"] = found["sha256"][0] == found["sha256"][1]
     write_json(RESULTS / f"{options.name}.json", found)
     print(json.dumps({key: value for key, value in found.items() if key not in ("machine", "resident_mb")}, indent=2))
-    raise SystemExit(0 if found["identical"] and found["lines_out"] == options.lines else 1)
+    whole_kills = len(found["kills"]) == options.kills
+    raise SystemExit(0 if found["identical"] and found["lines_out"] == options.lines and whole_kills else 1)
 
 
 def write_source(path: Path, count: int) -> None:
@@ -73,21 +74,25 @@ def watched(run: Path, source: Path, whole: Path, broken: Path, places: list[int
     started = time.perf_counter()
     unbroken, victim = start(run, source, whole), start(run, source, broken)
     seconds = 0.0
-    while unbroken.poll() is None or victim.poll() is None:
-        time.sleep(INTERVAL)
-        if unbroken.poll() is None:
-            memory.append((lines_of(whole), resident_mb(unbroken.pid)))
-        elif not seconds:
-            seconds = time.perf_counter() - started
-        if len(kills) < len(places) and lines_of(broken) >= places[len(kills)] and victim.poll() is None:
-            victim.kill()
-            victim.wait()
-            kills.append({"wanted_at": places[len(kills)], "lines_kept": lines_of(broken)})
-            say(f"killed after {kills[-1]['lines_kept']:,} lines")
-            victim = start(run, source, broken, "--resume")
-    for process in (unbroken, victim):
-        if process.returncode:
-            raise RuntimeError(f"translate ended with exit code {process.returncode}")
+    try:
+        while unbroken.poll() is None or victim.poll() is None:
+            time.sleep(INTERVAL)
+            if unbroken.poll() is None:
+                memory.append((lines_of(whole), resident_mb(unbroken.pid)))
+            elif not seconds:
+                seconds = time.perf_counter() - started
+            if len(kills) < len(places) and lines_of(broken) >= places[len(kills)] and victim.poll() is None:
+                victim.kill()
+                victim.wait()
+                kills.append({"wanted_at": places[len(kills)], "lines_kept": lines_of(broken)})
+                say(f"killed after {kills[-1]['lines_kept']:,} lines")
+                victim = start(run, source, broken, "--resume")
+            for process in (unbroken, victim):
+                if process.poll():
+                    raise RuntimeError(f"translate ended with exit code {process.returncode}")
+    finally:
+        for process in (unbroken, victim):
+            process.kill()
     return {"seconds": seconds, "kills": kills, "resident_mb": [list(pair) for pair in memory if pair[0]]}
 
 

@@ -100,11 +100,12 @@ async def garbage(load: Load, chance: random.Random) -> None:
 
 
 async def dribbling(load: Load, chance: random.Random) -> None:
-    """A good request, a few bytes at a time: within the time for a body, or longer than that."""
+    """A good request, a few bytes at a time: in good time, too slow in its head, or too slow in its body."""
     text = chance.choice(load.texts)
-    pause = chance.choice((0.02, 1.0))
-    kind = "dribbling" if pause < 1 else "dribbling without end"
-    status, answer = await exchange(load.port, post(json.dumps({"text": text, "beam": 1}).encode()), pause=pause)
+    kind, pause = chance.choice((("dribbling", 0.02), ("a slow head", 1.0), ("a slow body", 2.0)))
+    sent = post(json.dumps({"text": text, "beam": 1}).encode())
+    at_once = sent.index(b"\r\n\r\n") + 4 if kind == "a slow body" else 0
+    status, answer = await exchange(load.port, sent, pause=pause, at_once=at_once)
     load.count(kind, status)
     if status == 200:
         check(load, [text], 1, answer)
@@ -141,15 +142,22 @@ def post(body: bytes, *, told: bool = True) -> bytes:
     return head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
 
 
-async def exchange(port: int, sent: bytes, *, pause: float = 0.0, ends: bool = False) -> tuple[int | str, bytes]:
-    """Send and read to the end -> the status, or what came in its place, and the body."""
+async def exchange(
+    port: int, sent: bytes, *, pause: float = 0.0, at_once: int = 0, ends: bool = False
+) -> tuple[int | str, bytes]:
+    """Send and read to the end -> the status, or what came in its place, and the body.
+
+    With a pause a few bytes are sent at a time, behind the first `at_once`.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     received = b""
+    starts = range(at_once, len(sent), PIECE) if pause else ()
+    parts = [sent[:at_once], *(sent[start : start + PIECE] for start in starts)] if pause else [sent]
     try:
         async with asyncio.timeout(120):
             with suppress(ConnectionError):  # the answer may come before all is sent
-                for start in range(0, len(sent), PIECE) if pause else (0,):
-                    writer.write(sent[start : start + PIECE] if pause else sent)
+                for part in parts:
+                    writer.write(part)
                     await writer.drain()
                     await asyncio.sleep(pause)
                     if reader.at_eof():

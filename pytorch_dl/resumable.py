@@ -1,7 +1,8 @@
 """A long text file that is written bit by bit, and goes on after a kill where it stopped, to the same bytes.
 
 While it grows it is called FILE.part, with FILE.part.json beside it: how many source lines it holds, in how many bytes,
-and what work it is of. What was written behind those bytes is cut off when it goes on.
+and what work it is of. What was written behind those bytes is cut off when it goes on. When it is complete, the note
+stays as FILE.job.json: it tells what the file is of, and that the same work need not be done again.
 """
 
 import json
@@ -20,18 +21,25 @@ class ResumableFile:
 
     def __init__(self, path: Path, job: dict[str, Any], *, resume: bool) -> None:
         self.path, self.job = path, json.loads(json.dumps(job))
-        self.part, self.journal = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
+        self.part, self.journal, self.note = (
+            path.with_name(f"{path.name}.{end}") for end in ("part", "part.json", "job.json")
+        )
         self.lines = self.bytes = 0
-        self.complete = resume and path.exists() and not self.part.exists()
-        if self.complete:
-            self.journal.unlink(missing_ok=True)  # a kill between the last two calls leaves it
         if path.exists() and not resume:
             raise ConfigError("the file exists", where=str(path), fix="delete it, or choose another --out")
         if self.journal.exists() and not resume:
             fix = "go on with --resume, or delete it"
             raise ConfigError("an unfinished translation lies there", where=str(self.part), fix=fix)
-        if self.journal.exists():
-            self._read_journal()
+        if path.exists() and self.journal.exists() and not self.part.exists():  # killed between the last two calls
+            os.replace(self.journal, self.note)
+        self.complete = path.exists()
+        if self.complete and not self.note.exists():
+            fix = "delete it, or choose another --out"
+            raise ConfigError(f"the file exists, and no {self.note.name} tells what it is of", where=str(path), fix=fix)
+        if self.complete:
+            self._read(self.note, path)
+        elif self.journal.exists():
+            self._read(self.journal, self.part)
 
     def __enter__(self) -> Self:
         if not self.complete:
@@ -53,7 +61,10 @@ class ResumableFile:
             with disk_errors(self.path):
                 os.replace(self.part, self.path)
                 sync_folder(self.path.parent)
-                self.journal.unlink()
+                os.replace(self.journal, self.note)
+        elif not self.lines:
+            self.journal.unlink(missing_ok=True)
+            self.part.unlink(missing_ok=True)
 
     def append(self, printed: Sequence[str], count: int) -> None:
         """Add what `count` source lines became, and note it once it is on the disk."""
@@ -68,20 +79,21 @@ class ResumableFile:
     def _note(self) -> None:
         write_json(self.journal, {"lines": self.lines, "bytes": self.bytes, "job": self.job})
 
-    def _read_journal(self) -> None:
+    def _read(self, note: Path, written: Path) -> None:
+        """What is noted of a file; raises where it is damaged, or of other work."""
         try:
-            noted = json.loads(self.journal.read_bytes())
+            noted = json.loads(note.read_bytes())
             self.lines, self.bytes = int(noted["lines"]), int(noted["bytes"])
-            job = noted["job"]
-            whole = self.part.stat().st_size >= self.bytes and min(self.lines, self.bytes) >= 0
+            job = dict(noted["job"])
+            whole = written.stat().st_size >= self.bytes and min(self.lines, self.bytes) >= 0
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             whole = False
         if not whole:
-            fix = f"delete {self.part} and {self.journal.name}, and begin anew"
-            raise CheckpointError("is damaged: it does not tell what is translated", where=str(self.journal), fix=fix)
+            fix = f"delete {written} and {note.name}, and begin anew"
+            raise CheckpointError("is damaged: it does not tell what is translated", where=str(note), fix=fix)
         if changed := sorted(key for key in {*job, *self.job} if job.get(key) != self.job.get(key)):
             raise ConfigError(
                 f"it was begun with another {', '.join(changed)}",
-                where=str(self.part),
+                where=str(written),
                 fix="give the same command again, or delete it and begin anew",
             )

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
+import math
 import os
 import sys
 import time
@@ -21,6 +23,7 @@ from pytorch_dl.resumable import ResumableFile
 from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.translator import Translation, Translator, load
 
+BEGINNING = 1 << 20  # bytes
 CHUNK = 2048  # lines that are translated together
 KEYS = {"text": str, "prefix": str, "ban": list, "require": list}  # of a line of JSON
 
@@ -58,6 +61,10 @@ def translate_lines(
     """Translate the given texts, the lines of a file, or those of stdin, to stdout or to a file."""
     if file and texts:
         raise ConfigError(f"--text and the file {file} exclude each other", fix="give one of them")
+    if texts and jsonl:
+        raise ConfigError(
+            "--jsonl is for files and stdin, and --text gives a line as it is", fix="leave out one of them"
+        )
     if resume and not out:
         raise ConfigError("--resume needs --out FILE: it goes on behind what stands there", fix="give --out")
     if file and not os.path.exists(file):  # a name that is too long is none
@@ -68,7 +75,8 @@ def translate_lines(
             "settings": dataclasses.asdict(settings),
             "constraints": dataclasses.asdict(constraints),
             "form": dataclasses.asdict(form),
-            "source": [str(file), file.stat().st_size] if file else None,
+            "source": _fingerprint(file) if file else list(texts or []),
+            "jsonl": jsonl,
             "model": RunFolder(run).weights_fingerprint(),
             "precision": precision,
         }
@@ -76,13 +84,13 @@ def translate_lines(
             if written.complete:
                 say(f"{out} is complete: nothing to do")
                 return
-            translator = load(run, device=device, precision=precision)
-            _skip(lines, written.lines, out)
             with _resumable(out):
+                translator = load(run, device=device, precision=precision)
+                _skip(lines, written.lines, out)
                 _translate(translator, lines, settings, form, written.append, first=written.lines)
         return
     translator = load(run, device=device, precision=precision)
-    if not texts and file is None and sys.stdin.isatty():
+    if not texts and file is None and not jsonl and sys.stdin.isatty():
         converse(translator, settings, constraints, form)
     else:
         _translate(translator, lines, settings, form, print_lines)
@@ -143,6 +151,12 @@ def _parsed(text: str, constraints: Constraints, *, where: str) -> Line:
 
 def _kind(key: str) -> str:
     return "a text" if KEYS[key] is str else "a list of texts"
+
+
+def _fingerprint(file: Path) -> list[str | int]:
+    """What tells a source from another: path, size and how it begins."""
+    with open(file, "rb") as opened:
+        return [str(file), file.stat().st_size, hashlib.sha256(opened.read(BEGINNING)).hexdigest()]
 
 
 def _skip(lines: Iterator[Line], count: int, out: Path) -> None:
@@ -233,10 +247,14 @@ def _format(
         say(f"warning: line {number} is longer than the model reads: only its beginning is translated")
     if form.as_json:
         rows = [dataclasses.asdict(translation) for translation in best]
+        for row in rows:  # -inf where all was banned, which JSON does not know
+            row |= {key: value if math.isfinite(value := row[key]) else None for key in ("score", "log_prob")}
         for row, looked in zip(rows, maps, strict=False):
             row["alignment"] = looked.strongest()
         sources = {"source_tokens": maps[0].source} if maps else {}
-        yield json.dumps({"line": number, "source": source, **sources, "translations": rows}, ensure_ascii=False)
+        yield json.dumps(
+            {"line": number, "source": source, **sources, "translations": rows}, ensure_ascii=False, allow_nan=False
+        )
         return
     links = [
         " ".join(f"{there}-{here}" for there, here in translator.word_alignment(source, translation, looked))

@@ -22,6 +22,7 @@ from pytorch_dl.generation.generate import generate
 from pytorch_dl.generation.hypothesis import Hypothesis, Request
 from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.models.lowered import PRODUCTS
+from pytorch_dl.models.modes import evaluating
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.models.reader import Reader
 from pytorch_dl.training import checkpoint as ckpt
@@ -54,8 +55,8 @@ class Translator:
     """A model with its tokenizers.
 
     `precision` is that of the matrix products in translating: fp32, bf16 or int8. With `cuda_graphs` the steps of
-    decoding are recorded on the GPU and replayed. A model whose weights change after this is to have
-    `reads_as_trained`, so that what is read out is the model itself.
+    decoding are recorded on the GPU and replayed, for one thread at a time. A model whose weights change after this is
+    to have `reads_as_trained`, so that what is read out is the model itself; it goes with neither of the two.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Translator:
             raise ConfigError(f"unknown precision {precision!r}", fix=f"give one of {', '.join(PRODUCTS)}")
         if precision == "int8" and next(model.parameters()).is_cuda:
             raise ConfigError("the precision int8 is for CPUs", fix="give bf16, or the device cpu")
+        assert not (reads_as_trained and (cuda_graphs or precision != "fp32")), "a model in training is read as it is"
         if cuda_graphs and not next(model.parameters()).is_cuda:
             raise ConfigError("CUDA graphs need a GPU, and the model is on the CPU", fix="leave out cuda_graphs")
         self.model, self.tokenizers, self.max_tokens_per_batch = model, tokenizers, max_tokens_per_batch
@@ -112,7 +114,7 @@ class Translator:
             for number, (wish, source) in enumerate(zip(wishes, sources, strict=True), first_number)
         ]
         found = self._generate(requests, settings, progress)
-        while broken := _broken(found, wishes, tgt):
+        while broken := _broken(found, wishes, requests, tgt):
             for place, run in broken.items():
                 requests[place] = replace(requests[place], banned=(*requests[place].banned, run))
             again = self._generate([requests[place] for place in broken], settings, None)
@@ -124,23 +126,20 @@ class Translator:
         self, requests: Sequence[Request], settings: SearchSettings, progress: Callable[[int], None] | None
     ) -> list[list[Hypothesis]]:
         tgt = self.tokenizers.tgt
-        was_training = self.model.training
-        self.model.eval()
-        found = generate(
-            self.reader,
-            requests,
-            settings,
-            pad_id=tgt.pad_id,
-            bos_id=tgt.bos_id,
-            eos_id=tgt.eos_id,
-            banned_ids=[tgt.unk_id],
-            max_positions=self.model.max_seq_len,
-            max_tokens_per_batch=self.max_tokens_per_batch,
-            device=next(self.model.parameters()).device,
-            progress=progress,
-        )
-        self.model.train(was_training)
-        return found
+        with evaluating(self.model):
+            return generate(
+                self.reader,
+                requests,
+                settings,
+                pad_id=tgt.pad_id,
+                bos_id=tgt.bos_id,
+                eos_id=tgt.eos_id,
+                banned_ids=[tgt.unk_id],
+                max_positions=self.model.max_seq_len,
+                max_tokens_per_batch=self.max_tokens_per_batch,
+                device=next(self.model.parameters()).device,
+                progress=progress,
+            )
 
     def _translation(self, found: Hypothesis) -> Translation:
         tgt = self.tokenizers.tgt
@@ -163,6 +162,16 @@ class Translator:
         The mean over the heads of all layers, in fp32 whatever the precision of translating.
         """
         return self.attention_maps([line], [target])[0]
+
+    def source_pieces(self, line: str) -> list[str]:
+        """What the model reads of a line, in readable form, its end mark included."""
+        src = self.tokenizers.src
+        ids = src.encode(line)[: self.model.max_seq_len - 1]
+        return [src.piece(id) for id in (*ids, src.eos_id)]
+
+    def target_pieces(self, translation: Translation) -> list[str]:
+        """What the model wrote, likewise."""
+        return [self.tokenizers.tgt.piece(id) for id in translation.token_ids]
 
     def attention_maps(
         self, lines: Sequence[str], targets: Sequence[Translation | Sequence[int]]
@@ -223,21 +232,22 @@ class Translator:
             prefetch=1,
             pin_memory=False,
         )
-        was_training = self.model.training
-        self.model.eval()
-        nll, num_tokens = pair_nll(self.model, loader, pairs=len(pairs))
-        self.model.train(was_training)
+        with evaluating(self.model):
+            nll, num_tokens = pair_nll(self.model, loader, pairs=len(pairs))
         return nll.tolist(), [int(number) for number in num_tokens]
 
 
 def _broken(
-    found: Sequence[Sequence[Hypothesis]], wishes: Sequence[Constraints], tokenizer: Tokenizer
+    found: Sequence[Sequence[Hypothesis]],
+    wishes: Sequence[Constraints],
+    requests: Sequence[Request],
+    tokenizer: Tokenizer,
 ) -> dict[int, tuple[int, ...]]:
-    """Lines with an output that holds a banned text, and the tokens by which it does."""
+    """Lines with an output that holds a banned text, and the tokens by which it does, which nothing bans yet."""
     runs = {}
-    for place, (best, wish) in enumerate(zip(found, wishes, strict=True)):
+    for place, (best, wish, request) in enumerate(zip(found, wishes, requests, strict=True)):
         broken = (wish.broken(hypothesis.ids, tokenizer) for hypothesis in best) if wish.banned else ()
-        if run := next((run for run in broken if run), None):
+        if run := next((run for run in broken if run and run not in request.banned), None):
             runs[place] = run
     return runs
 
@@ -271,7 +281,8 @@ def load(run: str | Path, *, device: str = "auto", precision: str = "fp32", cuda
     place = choose_device(device)
     config.system.device = "cpu"  # where the weights come to first
     tokenizers = TokenizerPair.load(folder.tokenizer)
-    model = build_model(config, tokenizers)
+    with torch.random.fork_rng(devices=[]):  # the weights that it begins with are not for keeps
+        model = build_model(config, tokenizers)
     weights, where = _weights(folder)
     ckpt.load_weights(model, weights, where=where)
     return Translator(model.to(place).eval(), tokenizers, precision=precision, cuda_graphs=cuda_graphs)

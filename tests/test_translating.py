@@ -1,6 +1,7 @@
 """`translate` to a file: it goes on after any end to the same bytes; wishes of a line; and what it refuses."""
 
 import json
+import math
 import random
 import subprocess
 import time
@@ -10,6 +11,7 @@ import pytest
 from tiny_runs import WORDS, call, command, environment
 
 from pytorch_dl import translating
+from pytorch_dl.generation.hypothesis import Hypothesis
 from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.resumable import ResumableFile
 from pytorch_dl.translator import load
@@ -34,7 +36,7 @@ def test_a_file_holds_what_stdout_shows(tiny_run, source, tmp_path, capsys):
     written = call(capsys, "translate", tiny_run, source, "--beam", 2, "--out", tmp_path / "out" / "file.txt")
     assert (written.code, written.out) == (0, "")
     assert (tmp_path / "out" / "file.txt").read_text() == shown.out and len(shown.out.splitlines()) == len(LINES)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["file.txt"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["file.txt", "file.txt.job.json"]
     again = call(capsys, "translate", tiny_run, source, "--beam", 2, "--out", tmp_path / "out" / "file.txt", "--resume")
     assert (again.code, again.err) == (0, f"{tmp_path / 'out' / 'file.txt'} is complete: nothing to do\n")
 
@@ -157,7 +159,10 @@ def test_what_stands_there_is_never_written_over(tiny_run, source, tmp_path, cap
 
 
 def test_only_the_same_work_goes_on(tiny_run, source, tmp_path, capsys, monkeypatch):
+    append = ResumableFile.append
+
     def stop(self, printed, count):
+        append(self, printed, count)
         raise KeyboardInterrupt
 
     out = tmp_path / "out.txt"
@@ -171,6 +176,40 @@ def test_only_the_same_work_goes_on(tiny_run, source, tmp_path, capsys, monkeypa
     with source.open("a") as file:
         file.write("one more\n")
     assert "begun with another source" in call(capsys, "translate", tiny_run, source, "--out", out, "--resume").err
+
+
+def test_a_finished_file_is_only_complete_for_the_work_that_it_is_of(tiny_run, source, tmp_path, capsys):
+    out, note = tmp_path / "out.txt", tmp_path / "out.txt.job.json"
+    out.write_text("mine\n")
+    result = call(capsys, "translate", tiny_run, source, "--out", out, "--resume")
+    assert (result.code, out.read_text()) == (2, "mine\n")
+    assert f"{out}: the file exists, and no {note.name} tells what it is of" in result.err
+    out.unlink()
+    assert call(capsys, "translate", tiny_run, source, "--out", out).code == 0
+    other = call(capsys, "translate", tiny_run, source, "--out", out, "--resume", "--beam", 3)
+    assert other.code == 2 and f"{out}: it was begun with another settings" in other.err
+    note.rename(tmp_path / "out.txt.part.json")  # as a kill between the last two calls leaves it
+    again = call(capsys, "translate", tiny_run, source, "--out", out, "--resume")
+    assert again.code == 0 and "is complete" in again.err and note.exists()
+    out.write_text("cut")
+    assert call(capsys, "translate", tiny_run, source, "--out", out, "--resume").code == 4
+
+
+def test_nothing_is_left_where_nothing_was_translated(tiny_run, source, tmp_path, capsys):
+    result = call(capsys, "translate", tiny_run, source, "--out", tmp_path / "out" / "a", "--device", "tpu")
+    assert result.code == 2 and not list((tmp_path / "out").iterdir())
+
+
+def test_lines_of_json_come_from_files(tiny_run, capsys):
+    result = call(capsys, "translate", tiny_run, "--text", "ab", "--jsonl")
+    assert result.code == 2 and "--jsonl is for files and stdin" in result.err
+
+
+def test_json_knows_no_infinity(tiny_run, capsys, monkeypatch):
+    nothing = Hypothesis([], -math.inf, -math.inf, finished=False)  # where all was banned
+    monkeypatch.setattr("pytorch_dl.translator.generate", lambda *given, **options: [[nothing]])
+    [line] = call(capsys, "translate", tiny_run, "--text", "ab", "--json").out.splitlines()
+    assert json.loads(line, parse_constant=pytest.fail)["translations"][0]["score"] is None
 
 
 def test_a_full_disk_leaves_what_can_go_on(tiny_run, source, tmp_path, capsys, monkeypatch):

@@ -145,8 +145,9 @@ def found_engines(device: str) -> list[str]:
 def engine(name: str, config: Config, tokenizers: TokenizerPair, folder: Path, *, device: str) -> Engine:
     """An engine by its name; `folder` holds exported models."""
     kind, precision, *more = name.split("-")
+    assert name in NAMES[device], f"{name} is none of {', '.join(NAMES[device])}"
     if kind == "ours":
         return Ours(config, tokenizers, precision=precision, device=device, graphs=more == ["graphs"])
     if kind == "hf":
         return HuggingFace(config, tokenizers, precision=precision, device=device)
-    return CTranslate2(config, tokenizers, folder / "ct2", compute_type=precision, device=device)
+    return CTranslate2(config, tokenizers, folder / name, compute_type=precision, device=device)

@@ -70,15 +70,14 @@ def timed(reader: Any, task: Task) -> float:
     return seconds
 
 
-def profiled(reader: Any, task: Task) -> list[dict[str, Any]]:
+def profiled(reader: Any, task: Task, device: str) -> list[dict[str, Any]]:
     """Operators by their own time, in milliseconds and as a share."""
-    import torch
     from torch.profiler import ProfilerActivity, profile
 
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
     with profile(activities=activities) as found:
         reader.write(task)
-    own = attrgetter("self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total")
+    own = attrgetter("self_device_time_total" if device == "cuda" else "self_cpu_time_total")
     rows = sorted(found.key_averages(), key=own, reverse=True)
     total = sum(map(own, rows))
     return [
@@ -102,8 +101,10 @@ def main(folder: Path, name: str, device: str) -> None:
     for line in sys.stdin:
         request, *arguments = json.loads(line)
         answer: Any = reader.what
-        if request != "describe":
-            answer = (timed if request == "write" else profiled)(reader, Task(*arguments))
+        if request == "write":
+            answer = timed(reader, Task(*arguments))
+        elif request == "profile":
+            answer = profiled(reader, Task(*arguments), device)
         print(json.dumps(answer), file=answers, flush=True)
 
 

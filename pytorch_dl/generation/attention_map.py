@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pytorch_dl.errors import ConfigError
 from pytorch_dl.models.attention import MultiHeadAttention
+from pytorch_dl.models.modes import evaluating
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 
 Ids = Sequence[int]
@@ -79,16 +80,12 @@ def cross_attention(
     batch holds at most `max_tokens` padded tokens a side, but at least one pair. The model's mode is left as it is.
     """
     found: list[Tensor] = [torch.empty(0)] * len(sources)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for places in _batches(sources, targets, max_tokens):
             src, tgt = ([side[place] for place in places] for side in (sources, targets))
             weights = _mean_weights(model, _padded(model, src), _padded(model, [[bos_id, *row[:-1]] for row in tgt]))
             for place, one in zip(places, weights, strict=True):
                 found[place] = one[: len(targets[place]), : len(sources[place])].cpu()
-    finally:
-        model.train(was_training)
     return found
 
 

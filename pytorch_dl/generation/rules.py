@@ -1,6 +1,7 @@
 """What may not come next: each rule sets logits to -inf, before any strategy chooses.
 
-A score is what the model says, whatever was banned: the normaliser of the logits is taken before the rules.
+A score is what the model says, whatever was banned: the normaliser of the logits is taken before the rules. A prefix
+that is asked for comes whatever the other rules say.
 Shapes: B sentences, K beams, V vocabulary, T tokens so far.
 """
 
@@ -63,14 +64,18 @@ def no_banned_run(logits: Tensor, beams: Beams, requests: Sequence[Request]) -> 
             _ban_where(logits, row, _ends_with(beams, row, before), last)
 
 
-def prefix_first(logits: Tensor, beams: Beams, requests: Sequence[Request]) -> None:
-    """Every output begins as its request says."""
-    for row, request in enumerate(requests):
-        if beams.lengths[row] < len(request.prefix):
-            only = request.prefix[beams.lengths[row]]
-            kept = logits[row, :, only].clone()
+def prefix_first(logits: Tensor, beams: Beams, requests: Sequence[Request]) -> Callable[[], None]:
+    """Every output begins as its request says: to be called before the other rules, and the result after them."""
+    rows = [row for row, request in enumerate(requests) if beams.lengths[row] < len(request.prefix)]
+    wanted = [(row, requests[row].prefix[beams.lengths[row]]) for row in rows]
+    kept = [logits[row, :, token].clone() for row, token in wanted]  # (K,) each
+
+    def rule() -> None:
+        for (row, token), values in zip(wanted, kept, strict=True):
             logits[row] = -torch.inf
-            logits[row, :, only] = kept
+            logits[row, :, token] = values
+
+    return rule
 
 
 def no_end_before_required(eos_id: int) -> Rule:

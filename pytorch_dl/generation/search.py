@@ -142,8 +142,10 @@ class Search(Generic[CacheT]):
             _refuse_non_finite(normalizers, self.beams)
         else:
             normalizers = logits.new_zeros(logits.shape[:2])
+        force_prefixes = rules.prefix_first(logits, self.beams, requests)
         for rule in self._rules(requests):
             rule(logits, self.beams, requests)
+        force_prefixes()
         strategy = self._strategy(constrained=any(request.required for request in requests))
         candidates = strategy(logits, normalizers, self.beams, requests)
         if not self.settings.normalized:
@@ -152,7 +154,7 @@ class Search(Generic[CacheT]):
         return candidates
 
     def _rules(self, requests: Sequence[Request]) -> list[rules.Rule]:
-        """Those that have something to say; what forces a prefix comes last, and is obeyed."""
+        """Those that have something to say."""
         s, eos_id = self.settings, self.special.eos_id
         asked = [
             (bool(self.special.banned_ids), rules.never(self.special.banned_ids)),
@@ -160,7 +162,6 @@ class Search(Generic[CacheT]):
             (s.no_repeat_ngram > 0, rules.no_repeat(s.no_repeat_ngram)),
             (any(request.banned for request in requests), rules.no_banned_run),
             (any(request.required for request in requests), rules.no_end_before_required(eos_id)),
-            (any(request.prefix for request in requests), rules.prefix_first),
         ]
         return [rule for wanted, rule in asked if wanted]
 

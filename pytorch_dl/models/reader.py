@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from pytorch_dl.errors import ConfigError
 from pytorch_dl.models.attention import ATTENTION, MultiHeadAttention
-from pytorch_dl.models.feed_forward import FeedForward
+from pytorch_dl.models.dropout import Dropout
+from pytorch_dl.models.feed_forward import GATED, PLAIN, FeedForward
 from pytorch_dl.models.kv_cache import DecoderCache, KeyValue, Past
 from pytorch_dl.models.lowered import lower, product_of
 from pytorch_dl.models.masks import additive, segment_mask
@@ -29,6 +30,7 @@ from pytorch_dl.models.positions import LearnedPositions, RotaryPositions, Sinus
 from pytorch_dl.models.recorded import Recordings
 from pytorch_dl.models.transformer_blocks import Residual, TransformerDecoderLayer, TransformerEncoderLayer
 
+ACTIVATIONS = {*PLAIN.values(), *GATED.values()}
 FEWEST_ALIKE = 16  # rows that are encoded together for being of like lengths
 
 
@@ -36,16 +38,16 @@ class Reader:
     """What `start_decoding`, `decode_step` and `project` of a model do, with its weights as they are now.
 
     Sides with layers, norms or positions of a user's own keep their way of computing; their linear layers are lowered.
-    With `recorded`, steps are CUDA graphs; it needs a GPU and a decoder without parts of a user's own.
+    With `recorded`, steps are CUDA graphs, for one thread: it needs a GPU and a decoder without parts of a user's own.
     """
 
     def __init__(self, model: OptimizedTransformer, *, precision: str = "fp32", recorded: bool = False) -> None:
+        self._trained, self.model = model, _lowered(model, precision)
         self.encoder = _layers(model.encoder_layers, precision) if is_known(model, "encoder") else None
-        self.decoder = _layers(model.decoder_layers, precision) if is_known(model, "decoder") else None
-        self.model = _lowered(model, precision)
-        self.output = product_of(model.output, precision)
-        self.recordings = Recordings(self._decode) if recorded else None
-        if recorded and self.decoder is None:
+        self.decoder = ReadingDecoder(model, precision) if is_known(model, "decoder") else None
+        self.output = product_of(model.output, precision) if type(model.output) is nn.Linear else model.output
+        self.recordings = Recordings(self.decoder) if recorded and self.decoder else None
+        if recorded and not self.recordings:
             raise ConfigError(
                 "CUDA graphs record this project's own decoder layers, norms and positions, and the model has others",
                 fix="leave out the option",
@@ -54,7 +56,7 @@ class Reader:
     @property
     def training(self) -> bool:
         """Whether the model is, whose dropout would then be at work."""
-        return self.model.training
+        return self._trained.training
 
     @property
     def max_seq_len(self) -> int:
@@ -64,18 +66,20 @@ class Reader:
     def start_decoding(self, src: Tensor, *, beam_size: int = 1) -> DecoderCache:
         """Padded src (B, S) -> the cache with which `decode_step` writes, token by token, in `beam_size` beams."""
         side = self.model.side(src)
-        return self.model.cache_of(self._encode(side), side.segments, beams=beam_size, layers=self.decoder)
+        layers = self.decoder.layers if self.decoder else None
+        return self.model.cache_of(self._encode(side), side.segments, beams=beam_size, layers=layers)
 
     def decode_step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
         """The last token of each beam (B, K) -> hidden states (B, K, d) of the next; the cache moves on by one."""
         if self.decoder is None:
             return self.model.decode_step(tokens, cache)
+        assert cache.longest < self.max_seq_len, f"the model writes at most max_seq_len ({self.max_seq_len}) tokens"
         cache.begin_step()
         if self.recordings:
             hidden = self.recordings.step(tokens, cache)
         else:
-            pasts = [cache.layer(index) for index in range(len(self.decoder))]
-            hidden = self._decode(tokens, cache.positions, pasts, cache.memories, cache.cross_bias)
+            pasts = [cache.layer(index) for index in range(len(self.decoder.layers))]
+            hidden = self.decoder(tokens, cache.positions, pasts, cache.memories, cache.cross_bias)
         cache.end_step()
         return hidden
 
@@ -83,22 +87,6 @@ class Reader:
         """hidden (..., d) -> logits (..., V)."""
         logits: Tensor = self.output(hidden)
         return logits
-
-    def _decode(
-        self,
-        tokens: Tensor,
-        positions: Tensor,
-        pasts: Sequence[Past],
-        memories: Sequence[KeyValue],
-        cross_bias: Tensor,
-    ) -> Tensor:
-        """One step of all layers: tokens (B, K) at positions (B, 1) -> hidden states (B, K, d)."""
-        assert self.decoder is not None
-        x, turns = _embedded(tokens, positions, self.model.tgt_embedding, self.model.tgt_positions)
-        for layer, past, memory in zip(self.decoder, pasts, memories, strict=True):
-            x = layer(x, past, turns, memory, cross_bias)
-        hidden: Tensor = self.model.decoder_norm(x)
-        return hidden
 
     def _encode(self, src: Side) -> Tensor:
         """Source -> memory (B, S, d), with zeros for padding that was not computed."""
@@ -121,6 +109,29 @@ class Reader:
             x = layer(x, row, turns)
         memory: Tensor = self.model.encoder_norm(x)
         return memory
+
+
+class ReadingDecoder:
+    """All layers of the decoder, one token of each beam at a time."""
+
+    def __init__(self, model: OptimizedTransformer, precision: str) -> None:
+        self.layers = _layers(model.decoder_layers, precision)
+        self.embedding, self.positions, self.norm = model.tgt_embedding, model.tgt_positions, model.decoder_norm
+
+    def __call__(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        pasts: Sequence[Past],
+        memories: Sequence[KeyValue],
+        cross_bias: Tensor,
+    ) -> Tensor:
+        """Tokens (B, K) at positions (B, 1), bias (B, 1, 1, S) -> hidden states (B, K, d)."""
+        x, turns = _embedded(tokens, positions, self.embedding, self.positions)
+        for layer, past, memory in zip(self.layers, pasts, memories, strict=True):
+            x = layer(x, past, turns, memory, cross_bias)
+        hidden: Tensor = self.norm(x)
+        return hidden
 
 
 class WholeRow:
@@ -147,7 +158,8 @@ class ReadingLayer:
             self.cross_in = Normed(layer.cross_residual, _scaled(cross), precision)
             self.cross_out = Summed(layer.cross_residual, cross.out_proj, precision)
             self.memory = product_of(cross.kv_proj, precision)
-        self.ff_in = Normed(layer.ff_residual, ff.in_proj, precision, narrow=precision == "bf16")
+        narrow = precision == "bf16" and ff.activation in ACTIVATIONS  # others may not take bf16
+        self.ff_in = Normed(layer.ff_residual, ff.in_proj, precision, narrow=narrow)
         self.ff_out = Summed(layer.ff_residual, ff.out_proj, precision)
         self.activation, self.gated = ff.activation, ff.gated
 
@@ -266,9 +278,8 @@ def is_known(model: OptimizedTransformer, side: str) -> bool:
 def _is_known_part(part: nn.Module) -> bool:
     if isinstance(part, Residual):
         return type(part.norm) in (RMSNorm, LayerNorm)
-    if isinstance(part, MultiHeadAttention):
-        return type(part) is MultiHeadAttention and part.attention in ATTENTION.values()
-    return type(part) is FeedForward
+    own = type(part) is FeedForward or (type(part) is MultiHeadAttention and part.attention in ATTENTION.values())
+    return own and all(type(inner) in (nn.Linear, Dropout) for inner in part.children())
 
 
 def _layers(layers: Any, precision: str) -> list[ReadingLayer]:
@@ -293,7 +304,7 @@ def _lowered(model: OptimizedTransformer, precision: str) -> OptimizedTransforme
     for side in ("encoder", "decoder"):
         if not is_known(model, side):
             layers = copy.deepcopy(model.get_submodule(f"{side}_layers"))
-            lower(layers, precision)
+            lower(layers.eval(), precision)
             setattr(other, f"{side}_layers", layers)
     return other
 

@@ -17,11 +17,9 @@ from torch import Tensor
 
 from pytorch_dl.models.kv_cache import DecoderCache, KeyValue, Past
 
-FEWEST_SENTENCES = 8
-COLUMNS = 64  # and multiples of it
-SOURCE = 16  # likewise
-MOST_RECORDINGS = 8  # each holds buffers as large as a cache
-WARM_UPS = 2  # libraries make their workspaces in the first run, which no graph may hold
+FEWEST_SENTENCES, FEWEST_COLUMNS, SHORTEST_SOURCE = 8, 64, 16  # larger ones are powers of two
+MOST_RECORDINGS = 16  # each holds buffers as large as a cache
+WARM_UPS = 2  # libraries make their workspaces in the first run
 
 Step = Callable[[], None]
 # tokens (B, K), positions (B, 1), past and memory of each layer, bias (B, 1, 1, S) -> hidden states (B, K, d)
@@ -41,10 +39,10 @@ class Size(NamedTuple):
         """The size of the recording for a cache."""
         sentences, _, beams, columns = cache.ancestry.shape
         return cls(
-            max(FEWEST_SENTENCES, 1 << (sentences - 1).bit_length()),
+            max(FEWEST_SENTENCES, _power_of_two(sentences)),
             beams,
-            -(-columns // COLUMNS) * COLUMNS,
-            -(-cache.cross_bias.size(-1) // SOURCE) * SOURCE,
+            max(FEWEST_COLUMNS, _power_of_two(columns)),
+            max(SHORTEST_SOURCE, _power_of_two(cache.cross_bias.size(-1))),
         )
 
 
@@ -98,8 +96,9 @@ class Recording:
         self.past[:, :, :sentences, :, : cache.used] = cache.past[..., : cache.used, :]
         self.memories[:, :, :sentences, :, source:] = 0
         for bias, given in ((self.ancestry, cache.ancestry), (self.cross_bias, cache.cross_bias)):
-            bias[:sentences] = -torch.inf
-            bias[:sentences, ..., : given.size(-1)] = given
+            width = given.size(-1)  # which may lie in the very buffer, as memories may
+            bias[:sentences, ..., :width] = given
+            bias[:sentences, ..., width:] = -torch.inf
         for buffers, memory in zip(self.memories, cache.memories, strict=True):
             for buffer, part in zip(buffers, memory, strict=True):
                 buffer[:sentences, :, :source] = part
@@ -124,10 +123,10 @@ class Recording:
 
 
 class Recordings:
-    """The recordings of a decoder, those of the sizes that were asked for last."""
+    """The recordings of a decoder, those of the sizes that were asked for last. For one thread."""
 
     def __init__(self, decoder: Decoder, *, record: Callable[[Step], Step] | None = None) -> None:
-        self._decoder, self._record = decoder, record or cuda_graph
+        self._decoder, self._record = decoder, record or CudaGraphs()
         self._kept: OrderedDict[Size, Recording] = OrderedDict()
 
     def step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
@@ -147,18 +146,28 @@ class Recordings:
         return self._kept[size]
 
 
-def cuda_graph(step: Step) -> Step:
-    """What `step` does on the GPU, to be done again by one call."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UPS):
+class CudaGraphs:
+    """Record what a step does on the GPU, all on one stream: libraries keep a workspace for each."""
+
+    def __init__(self) -> None:
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    def __call__(self, step: Step) -> Step:
+        """A call that does the step again."""
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            for _ in range(WARM_UPS):
+                step()
+        torch.cuda.current_stream().wait_stream(self._stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self._stream):
             step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
+        return graph.replay
+
+
+def _power_of_two(count: int) -> int:
+    """The next, or the same."""
+    return 1 << (count - 1).bit_length()
 
 
 def _move_out(cache: DecoderCache) -> None:

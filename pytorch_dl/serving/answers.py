@@ -44,10 +44,12 @@ class Answers:
         return self._with_attention(answer, text, best) if settings.attention else answer
 
     def _with_attention(self, answer: dict[str, Any], text: str, best: Sequence[Translation]) -> dict[str, Any]:
-        maps = self.translator.attention_maps([text] * len(best), list(best))
-        answer["source_tokens"] = maps[0].source
-        for row, seen in zip(answer["alternatives"], maps, strict=True):
-            fits = len(seen.source) * len(seen.target) <= MOST_CELLS
-            row["target_tokens"] = seen.target
-            row["attention"] = [[round(weight, 4) for weight in weights] for weights in seen.weights] if fits else None
+        sources = self.translator.source_pieces(text)
+        answer["source_tokens"] = sources
+        for row, one in zip(answer["alternatives"], best, strict=True):
+            row["target_tokens"] = self.translator.target_pieces(one)
+            row["attention"] = None
+            if len(sources) * len(one.tokens) <= MOST_CELLS:
+                (seen,) = self.translator.attention_maps([text], [one])
+                row["attention"] = [[round(weight, 4) for weight in weights] for weights in seen.weights]
         return answer

@@ -110,6 +110,8 @@ async function showMap() {
   at("map-card").hidden = !lines[line].source.trim();
   if (at("map-card").hidden) return;
   if (!maps.has(line)) {
+    at("map").replaceChildren();
+    at("cell").textContent = "\u00a0";
     maps.set(line, ask({ text: lines[line].source, beam: state.beam, nbest: state.nbest, attention: true }));
   }
   try {

@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import socket
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from pytorch_dl import __version__
 from pytorch_dl.errors import ConfigError, ResourceError
 from pytorch_dl.serving.answers import Answers
 from pytorch_dl.serving.app import make_app
@@ -28,7 +28,7 @@ def serve_run(run: Path, limits: Limits, *, host: str, port: int, device: str, p
         translator = load(run, device=device, precision=precision)
         served = {
             "model": run.resolve().name,
-            "version": version("pytorch-dl"),
+            "version": __version__,
             "device": next(translator.model.parameters()).device.type,
             "precision": precision,
         }

@@ -24,7 +24,7 @@ class Limits:
     body_seconds: float = 15.0
     """For a request to come in."""
     body_bytes: int = 0
-    """0: as many as the texts may have, 6 for a character, the longest way to write one down in JSON."""
+    """0: as many as the texts may have, 12 for a character, the longest way to write one down in JSON."""
 
     def __post_init__(self) -> None:
         if self.lines > self.waiting_lines:
@@ -33,7 +33,7 @@ class Limits:
                 fix="raise --max-waiting, or lower --max-lines",
             )
         if not self.body_bytes:
-            object.__setattr__(self, "body_bytes", max(1 << 20, 6 * self.lines * self.characters))
+            object.__setattr__(self, "body_bytes", max(1 << 20, 12 * self.lines * self.characters + 16 * self.lines))
 
 
 class Refused(Exception):

@@ -48,6 +48,14 @@ def test_banned_runs_do_not_come_out(banned):
     assert_same(found(model, 4, request=Request(SOURCES[0], banned=banned)), expected)
 
 
+def test_a_prefix_comes_although_other_rules_ban_it():
+    model, prefix = ToyModel(seed=4), (4, 4, 4, 2)
+    request = Request(SOURCES[0], prefix=prefix, banned=((4, 4), (2,)))
+    best = found(model, 6, request=request, no_repeat_ngram=1)
+    assert best and all(tuple(hypothesis.ids[:4]) == prefix for hypothesis in best)
+    assert all(2 not in hypothesis.ids[4:] for hypothesis in best), "behind it they hold"
+
+
 @pytest.mark.parametrize("prefix", [(2,), (3, 4), (4, 4, 2)])
 def test_every_output_begins_with_the_prefix(prefix):
     model = ToyModel(seed=3)

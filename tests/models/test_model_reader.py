@@ -96,6 +96,33 @@ def test_lower_precision_costs_little(precision, bound, changes) -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+class Adapted(nn.Linear):
+    """A linear layer with an addition of a user's own."""
+
+    def forward(self, x):
+        return super().forward(x) + 0.1 * x.sum(-1, keepdim=True)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("where", ["decoder_layers.0.cross_attention.q_proj", "encoder_layers.0.feed_forward.in_proj"])
+def test_linear_layers_of_a_user_s_own_are_called(where) -> None:
+    model = small().eval()
+    model.get_submodule(where).__class__ = Adapted
+    assert not is_known(model, where[:7])
+    reader, src, tokens = Reader(model), torch.randint(1, VOCAB, (2, 6)), torch.randint(1, VOCAB, (2, 1))
+    expected, read = model.start_decoding(src), reader.start_decoding(src)
+    torch.testing.assert_close(reader.decode_step(tokens, read), model.decode_step(tokens, expected))
+
+
+@torch.no_grad()
+def test_an_activation_of_a_user_s_own_gets_the_precision_of_its_weights() -> None:
+    model = small(activation=nn.PReLU()).eval()
+    src, tokens = torch.randint(1, VOCAB, (2, 6)), torch.randint(1, VOCAB, (2, 1))
+    reader = Reader(model, precision="bf16")
+    expected = model.decode_step(tokens, model.start_decoding(src))
+    torch.testing.assert_close(reader.decode_step(tokens, reader.start_decoding(src)), expected, rtol=0.1, atol=0.1)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("precision", sorted(PRODUCTS))
 @pytest.mark.parametrize("bias", [True, False])
@@ -134,3 +161,6 @@ def test_making_a_reader_leaves_the_model_in_its_mode() -> None:
     reader = Reader(model)
     assert all(module.training for module in model.modules())
     assert reader.training, "a search refuses it"
+    for precision in PRODUCTS:
+        reader = Reader(model.train(), precision=precision)
+        assert reader.training and not model.eval().training and not reader.training, "it follows the model"

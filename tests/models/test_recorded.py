@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 def recorded_reader(model) -> Reader:
     reader = Reader(model)
-    reader.recordings = Recordings(reader._decode, record=lambda step: step)
+    reader.recordings = Recordings(reader.decoder, record=lambda step: step)
     return reader
 
 
@@ -70,7 +70,7 @@ def test_two_searches_may_take_turns_in_one_recording() -> None:
 def test_a_recording_is_used_until_the_cache_changes_its_shape() -> None:
     reader, steps = Reader(small().eval()), []
     recordings = reader.recordings = Recordings(
-        reader._decode, record=lambda step: lambda: (steps.append(step), step())[1]
+        reader.decoder, record=lambda step: lambda: (steps.append(step), step())[1]
     )
     cache = reader.start_decoding(torch.randint(1, VOCAB, (9, 6)), beam_size=2)
     tokens = torch.full((9, 2), 5)
@@ -81,7 +81,21 @@ def test_a_recording_is_used_until_the_cache_changes_its_shape() -> None:
     cache.keep(torch.tensor([0, 8]))
     reader.decode_step(tokens[:2], cache)
     assert [size.sentences for size in recordings._kept] == [16, 8] and len(steps) == 3
-    assert Size.of(cache).columns % recorded.COLUMNS == Size.of(cache).source % recorded.SOURCE == 0
+    assert Size.of(cache) == (8, 2, 64, 16)
+
+
+@torch.no_grad()
+def test_a_cache_that_is_tidied_comes_back_into_its_recording() -> None:
+    model = small().eval()
+    plain, reader = Reader(model), recorded_reader(model)
+    src = torch.randint(1, VOCAB, (3, 6))
+    expected, read = plain.start_decoding(src, beam_size=3), reader.start_decoding(src, beam_size=3)
+    for _ in range(30):
+        tokens = torch.randint(1, VOCAB, (3, 3))
+        torch.testing.assert_close(reader.decode_step(tokens, read), plain.decode_step(tokens, expected))
+        for cache in (expected, read):
+            cache.reorder(torch.ones(3, 3, dtype=torch.long))
+    assert len(reader.recordings._kept) == 1
 
 
 def test_layers_of_a_user_s_own_are_refused() -> None:
