@@ -29,7 +29,7 @@ from benchmark.race.by_turns import turns
 from benchmark.race.measures import TURN_STEPS
 from benchmark.race.workload import prepare
 from benchmark.rungs.options import configured, parser
-from benchmark.rungs.plot import write_ladder
+from benchmark.rungs.plot import median_ratio, write_ladder
 from benchmark.rungs.rung import Rung, rungs
 from pytorch_dl.files import write_file, write_json
 from pytorch_dl.process import keep_freed_memory
@@ -95,7 +95,7 @@ def measured(ladder: list[Rung], *, repeats: int, steps: int) -> list[dict[str, 
 
 
 def markdown(rows: list[dict[str, Any]]) -> list[str]:
-    """A table with the ratios to the lowest rung and, for what stands beside the whole, to the whole."""
+    """A table with the ratios to the lowest rung and to the whole: medians of those within a repeat."""
     plain, whole = rows[0], next(row for row in reversed(rows) if row["name"].startswith("+"))
     lines = [
         "| | tokens/s | × plain | × whole | activations MB | × plain | loss after equal batches |",
@@ -103,7 +103,7 @@ def markdown(rows: list[dict[str, Any]]) -> list[str]:
     ]
     for row in rows:
         speed = statistics.median(row["tokens_per_s"])
-        ratios = [speed / statistics.median(other["tokens_per_s"]) for other in (plain, whole)]
+        ratios = [median_ratio(row["tokens_per_s"], other["tokens_per_s"]) for other in (plain, whole)]
         share = row["activations_mb"] / plain["activations_mb"]
         lines.append(
             f"| {row['name']} | {speed:,.0f} | {ratios[0]:.2f} | {ratios[1]:.2f} | {row['activations_mb']:,.0f} | "

@@ -1,10 +1,16 @@
 """The ladder as a picture: speed and memory of each rung, the rungs below one another."""
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 LADDER, BESIDE = "#2a78b5", "#9aa5b1"
+
+
+def median_ratio(speeds: Sequence[float], others: Sequence[float]) -> float:
+    """The median of the ratios within a repeat."""
+    return statistics.median(one / other for one, other in zip(speeds, others, strict=True))
 
 
 def write_ladder(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -22,7 +28,8 @@ def write_ladder(path: Path, rows: list[dict[str, Any]]) -> None:
     for place, row, median in zip(places, rows, medians, strict=True):
         repeats = row["tokens_per_s"]
         speed.plot(repeats, [place] * len(repeats), "o", color="black", markersize=2.5, alpha=0.5)
-        speed.annotate(f" {median / medians[0]:.2f} x", (max(repeats), place), va="center", fontsize=7)
+        ratio = median_ratio(repeats, rows[0]["tokens_per_s"])
+        speed.annotate(f" {ratio:.2f} x", (max(repeats), place), va="center", fontsize=7)
     speed.set_yticks(list(places), [row["name"] for row in rows])
     speed.set_xlim(0, 1.12 * max(max(row["tokens_per_s"]) for row in rows))
     speed.set_xlabel("real source and target tokens a second (x: of the plain one)", fontsize=8)
