@@ -66,8 +66,8 @@ def no_banned_run(logits: Tensor, beams: Beams, requests: Sequence[Request]) -> 
 
 def prefix_first(logits: Tensor, beams: Beams, requests: Sequence[Request]) -> Callable[[], None]:
     """Every output begins as its request says: to be called before the other rules, and the result after them."""
-    rows = [row for row, request in enumerate(requests) if beams.lengths[row] < len(request.prefix)]
-    wanted = [(row, requests[row].prefix[beams.lengths[row]]) for row in rows]
+    asked = [(row, request.prefix) for row, request in enumerate(requests) if request.prefix]
+    wanted = [(row, prefix[beams.lengths[row]]) for row, prefix in asked if beams.lengths[row] < len(prefix)]
     kept = [logits[row, :, token].clone() for row, token in wanted]  # (K,) each
 
     def rule() -> None:
