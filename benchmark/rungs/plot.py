@@ -25,7 +25,7 @@ def write_ladder(path: Path, rows: list[dict[str, Any]]) -> None:
     colours = [BESIDE if row["name"].startswith("whole") else LADDER for row in rows]
     medians = [statistics.median(row["tokens_per_s"]) for row in rows]
     speed.barh(places, medians, color=colours)
-    for place, row, median in zip(places, rows, medians, strict=True):
+    for place, row in zip(places, rows, strict=True):
         repeats = row["tokens_per_s"]
         speed.plot(repeats, [place] * len(repeats), "o", color="black", markersize=2.5, alpha=0.5)
         ratio = median_ratio(repeats, rows[0]["tokens_per_s"])
