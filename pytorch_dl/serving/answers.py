@@ -46,10 +46,11 @@ class Answers:
     def _with_attention(self, answer: dict[str, Any], text: str, best: Sequence[Translation]) -> dict[str, Any]:
         sources = self.translator.source_pieces(text)
         answer["source_tokens"] = sources
+        fitting = [one for one in best if len(sources) * len(one.tokens) <= MOST_CELLS]
+        maps = iter(self.translator.attention_maps([text] * len(fitting), fitting))
         for row, one in zip(answer["alternatives"], best, strict=True):
             row["target_tokens"] = self.translator.target_pieces(one)
             row["attention"] = None
-            if len(sources) * len(one.tokens) <= MOST_CELLS:
-                (seen,) = self.translator.attention_maps([text], [one])
-                row["attention"] = [[round(weight, 4) for weight in weights] for weights in seen.weights]
+            if one in fitting:
+                row["attention"] = [[round(weight, 4) for weight in weights] for weights in next(maps).weights]
         return answer

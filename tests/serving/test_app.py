@@ -48,6 +48,16 @@ def test_attention_is_that_of_the_translator(client, translator):
         assert row["attention"] == [pytest.approx(weights, abs=1e-4) for weights in seen.weights]
 
 
+def test_maps_that_are_too_large_are_left_out_and_the_others_are_not(client, translator, monkeypatch):
+    best = translator.hypotheses(["ab cd"], SearchSettings(n_best=2))[0]
+    for most, count in ((0, 0), (len(translator.source_pieces("ab cd")) * min(len(one.tokens) for one in best), 1)):
+        monkeypatch.setattr("pytorch_dl.serving.answers.MOST_CELLS", most)
+        [line] = ask(client, text="ab cd", nbest=2, attention=True)
+        assert sum(row["attention"] is not None for row in line["alternatives"]) >= count
+        assert count or all(row["attention"] is None for row in line["alternatives"])
+        assert all(row["target_tokens"] for row in line["alternatives"])
+
+
 def test_a_text_longer_than_the_model_reads_says_so(client):
     assert [line["source_cut"] for line in ask(client, text=["ab " * 20, "ab"])] == [True, False]
 
