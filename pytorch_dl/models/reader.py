@@ -220,9 +220,8 @@ class Normed:
     def __init__(self, residual: Residual, linear: nn.Linear, precision: str, *, narrow: bool = False) -> None:
         self.narrow = narrow
         norm, scale = residual.norm if residual.norm_first else None, None
-        self.least: Tensor | None = (
-            None  # what RMSNorm adds under the root, for the length of a row rather than its mean
-        )
+        # What RMSNorm adds under the root, for the length of a row rather than the mean of its squares.
+        self.least: Tensor | None = None
         if isinstance(norm, RMSNorm):
             width = norm.weight.numel()
             scale = norm.weight.detach() * math.sqrt(width)
