@@ -28,6 +28,8 @@ class Ours:
         self.trainer, self.model, self.optimizer = trainer, trainer.model, trainer.update.optimizer
         if config.system.compile is True:
             self.model.train().compile_layers()
+            if packed:
+                trainer.record_passes()
         self._last: Reading | None = None
         self.what = described(config, trainer.state.precision, packed=packed)
 

@@ -20,6 +20,7 @@ from pytorch_dl.models.dropout import Dropout, mix
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training.objective import batch_loss, dropout_keys
 from pytorch_dl.training.precision import Precision, autocast
+from pytorch_dl.training.recorded_passes import RecordedPasses, can_record
 
 LIMITS: dict[Precision, float] = {"fp32": 1e-5, "bf16": 2e-2}  # of the gradient's relative error
 CPU = torch.device("cpu")
@@ -41,8 +42,8 @@ class Gradient(NamedTuple):
     vector: Tensor  # of all parameters, one after another
 
 
-EAGER = [Way(attention, precision) for attention in ("sdpa", "plain") for precision in LIMITS]
-COMPILED = [Way("sdpa", "bf16", True), Way("plain", "bf16", True), Way("sdpa", "fp32", True)]
+EAGER = [Way(attention, precision) for attention in ("auto", "sdpa", "plain") for precision in LIMITS]
+COMPILED = [Way("auto", "bf16", True), Way("auto", "fp32", True)]
 
 
 def correctness(bench: Bench, found: Found) -> None:
@@ -60,6 +61,8 @@ def correctness(bench: Bench, found: Found) -> None:
     for way in EAGER:
         note(checked(bench, way, packed, wanted))
     note(layouts_agree(bench, packed, padded))
+    for check in same_bits(bench, packed):
+        note(check)
     for check in dropout_checks(bench, packed):
         note(check)
     for way in COMPILED:
@@ -87,6 +90,22 @@ def layouts_agree(bench: Bench, packed: Batch, padded: Batch) -> Found:
     return {"check": "packed equals padded", **compared(one, other, LIMITS["fp32"])}
 
 
+def same_bits(bench: Bench, batch: Batch) -> list[Found]:
+    """Gradients are the same numbers each time, also when the passes are replayed."""
+    model, batch = model_of(bench, Way("auto", "bf16")).to(bench.device).train(), batch.to(bench.device)
+    once, again = (gradient(copy.deepcopy(model), batch, "bf16", bench.device).vector for _ in range(2))
+    found: list[Found] = [{"check": "gradients again, bit by bit", "passes": torch.equal(once, again)}]
+    if can_record(model, "bf16"):
+        passes = RecordedPasses(model, precision="bf16", label_smoothing=0.1)
+        for _ in range(2):
+            model.zero_grad()
+            passes(batch, dropout_keys(batch, seed=SEED, step=1), tokens=batch.num_tgt_tokens)
+        replayed = flat_gradient(model)
+        error = float((replayed - once).norm() / once.norm())
+        found.append({"check": "gradients of replayed passes", "error": error, "passes": error < 1e-5})
+    return found
+
+
 def dropout_checks(bench: Bench, batch: Batch) -> list[Found]:
     """Keys and masks on the device are those of the CPU, bit by bit."""
     here, there = (dropout_keys(batch.to(device), seed=SEED, step=1)[0] for device in (CPU, bench.device))
@@ -111,8 +130,12 @@ def gradient(model: OptimizedTransformer, batch: Batch, precision: Precision, de
         loss = batch_loss(model, batch, label_smoothing=0.1, keys=dropout_keys(batch, seed=SEED, step=1))
     mean = loss.smoothed / batch.num_tgt_tokens
     mean.backward()  # type: ignore[no-untyped-call]
-    parts = [p.grad.flatten().cpu().double() for p in model.parameters() if p.grad is not None]
-    return Gradient(mean.detach(), torch.cat(parts))
+    return Gradient(mean.detach(), flat_gradient(model))
+
+
+def flat_gradient(model: OptimizedTransformer) -> Tensor:
+    """Of all parameters, on the CPU."""
+    return torch.cat([p.grad.flatten().cpu().double() for p in model.parameters() if p.grad is not None])
 
 
 def compared(found: Gradient, wanted: Gradient, limit: float) -> Found:

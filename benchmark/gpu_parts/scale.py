@@ -52,7 +52,7 @@ class Scale:
 FULL = Scale(
     vocabulary=32_000,
     presets={"base": Shape(512, 8, 2048, 6), "big": Shape(1024, 16, 4096, 6)},
-    tokens=(16_384, 32_768, 65_536, 8192),
+    tokens=(16_384, 65_536, 131_072),
     counted_tokens=16_384,
     batches=6,
     matrices=((8192, 8192, 8192), (4096, 1024, 4096), (16_384, 512, 2048), (4096, 512, 32_000)),

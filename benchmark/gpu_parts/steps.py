@@ -76,13 +76,14 @@ def steps(bench: Bench, found: Found) -> None:
 
 
 def entries(bench: Bench) -> list[Entry]:
-    """Everybody at the first number of tokens, the naive loop and ours at the others; then what else is of interest."""
-    scale, peers = bench.scale, [name for name in found_peers() if name in ("torch.nn", "marian")]
-    kinds = [NAIVE, EAGER, *([COMPILED] if bench.compiled else [])]
-    found = [Entry(preset, name, scale.tokens[0]) for preset in scale.presets for name in [*kinds, *peers]]
+    """Everybody at the first number of tokens, ours and Hugging Face's at the others; then what else is of interest."""
+    scale, peers = bench.scale, [name for name in ("marian", "torch.nn") if name in found_peers()]
+    best = COMPILED if bench.compiled else EAGER
+    at_first, later = dict.fromkeys([NAIVE, best, *peers, EAGER]), [best, *peers[:1]]
+    found = [Entry(preset, name, scale.tokens[0]) for preset in scale.presets for name in at_first]
     found += [
         Entry(preset, name, tokens)
-        for tokens, preset, name in itertools.product(scale.tokens[1:], scale.presets, kinds)
+        for tokens, preset, name in itertools.product(scale.tokens[1:], scale.presets, later)
     ]
     found += [Entry(preset, PLAIN, scale.tokens[0]) for preset in scale.presets if bench.compiled]
     return found
@@ -153,11 +154,11 @@ def measured(side: Side, rows: list[Batch], bench: Bench) -> Found:
     """Train for a while."""
     endless, scale = itertools.cycle(rows), bench.scale
     work = {id(batch): (real_tokens(batch), step_flops(side.model, batch)) for batch in rows}
+    if bench.on_gpu:
+        torch.cuda.reset_peak_memory_stats()  # before the warm-up, in which what is replayed later takes its memory
     warmup_s, _ = train(side, endless, WARMUP_STEPS)
     step_s, _ = train(side, endless, 1)
-    count = min(scale.most_steps, max(2, math.ceil(scale.seconds / step_s)))
-    if bench.on_gpu:
-        torch.cuda.reset_peak_memory_stats()
+    count = min(scale.most_steps, math.ceil(scale.seconds / step_s))
     speeds, rates, loss = [], [], 0.0
     for _ in range(scale.repeats):
         chosen = list(itertools.islice(endless, count))

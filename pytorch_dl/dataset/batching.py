@@ -66,6 +66,10 @@ class Batch:
         """The batch in page-locked memory."""
         return self._each(lambda tensor: tensor.pin_memory())
 
+    def clone(self) -> Self:
+        """The batch in memory of its own."""
+        return self._each(torch.Tensor.clone)
+
     def token_pairs(self, segments: Tensor) -> Tensor:
         """The pair id of each token of src_segments or tgt_segments, (B, S) or (B, T)."""
         return self.pair_ids.gather(1, (segments.long() - 1).clamp(min=0))

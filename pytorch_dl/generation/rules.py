@@ -32,7 +32,9 @@ def no_early_end(min_length: int, eos_id: int) -> Rule:
 
     def rule(logits: Tensor, beams: Beams, requests: Sequence[Request]) -> None:
         early = beams.lengths + 1 < np.minimum(min_length, beams.limits)
-        if early.any():
+        if early.all():  # nothing to tell the device
+            logits[..., eos_id] = -torch.inf
+        elif early.any():
             logits[torch.from_numpy(early).to(logits.device), :, eos_id] = -torch.inf
 
     return rule

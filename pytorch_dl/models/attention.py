@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from pytorch_dl.models.kv_cache import KeyValue, LayerCache
 from pytorch_dl.models.linear import linear
 from pytorch_dl.models.positions import Rotation, rotate
+from pytorch_dl.models.tile_attention import fits, tile_attention
 from pytorch_dl.models.variants import named
 
 # (q (B, H, T, D), k (B, K, S, D), v (B, K, S, D), bias broadcastable to (B, 1, T, S) or None, dropout) -> (B, H, T, D)
@@ -38,7 +39,9 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropou
 
 
 def automatic_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
-    """The fused kernel on a GPU; plain products on a CPU, where they are faster for sentences."""
+    """Fused kernels on a GPU, our own for short rows; plain products on a CPU, where they are faster for sentences."""
+    if not dropout and bias is not None and fits(q, k, bias):
+        return tile_attention(q, k, v, bias)
     chosen = sdpa_attention if q.is_cuda and not dropout else plain_attention
     return chosen(q, k, v, bias, dropout)
 

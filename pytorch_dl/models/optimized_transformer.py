@@ -7,7 +7,7 @@ Shapes: B batch, S source, T target, K beams, d d_model, V vocabulary.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -117,8 +117,8 @@ class OptimizedTransformer(nn.Module):
         """Source -> memory (B, S, d)."""
         x, rotation = self._embed(src, self.src_embedding, self.src_positions)
         bias = additive(segment_mask(src.segments, src.segments), x.dtype)  # (B, 1, S, S)
-        for index, layer in enumerate(self.encoder_layers):
-            x = self._run(layer, x, bias=bias, rotation=rotation, keys=_layer_keys(src.keys, index))
+        for layer, keys in zip(self.encoder_layers, _layer_keys(src.keys, len(self.encoder_layers)), strict=True):
+            x = self._run(layer, x, bias=bias, rotation=rotation, keys=keys)
         return self._run(self.encoder_norm, x)
 
     def decode(self, tgt: Side, memory: Tensor, src_segments: Tensor) -> Tensor:
@@ -126,8 +126,7 @@ class OptimizedTransformer(nn.Module):
         x, rotation = self._embed(tgt, self.tgt_embedding, self.tgt_positions)
         self_bias = additive(segment_mask(tgt.segments, tgt.segments, causal=True), x.dtype)  # (B, 1, T, T)
         cross_bias = additive(segment_mask(tgt.segments, src_segments), x.dtype)  # (B, 1, T, S)
-        for index, layer in enumerate(self.decoder_layers):
-            keys = _layer_keys(tgt.keys, index)
+        for layer, keys in zip(self.decoder_layers, _layer_keys(tgt.keys, len(self.decoder_layers)), strict=True):
             x = self._run(layer, x, memory, self_bias=self_bias, cross_bias=cross_bias, rotation=rotation, keys=keys)
         return self._run(self.decoder_norm, x)
 
@@ -169,14 +168,20 @@ class OptimizedTransformer(nn.Module):
     def compile_layers(self) -> None:
         """Compile what training does with each layer; layers of one kind share the compiled code.
 
-        What is cheap is computed again in the backward pass rather than kept: less memory, and faster on a CPU, where
-        writing masks down takes longer than making them.
+        On a CPU what is cheap is computed again in the backward pass rather than kept: less memory, and faster, since
+        writing masks down takes longer than making them. On a GPU attention would be among it.
         """
         from torch._functorch import config
 
-        config.aggressive_recomputation, config.activation_memory_budget = True, self.activation_budget
+        config.aggressive_recomputation = not self.output.weight.is_cuda
+        config.activation_memory_budget = self.activation_budget
         for layer in (*self.encoder_layers, *self.decoder_layers):
             self._compiled[layer] = torch.compile(layer)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether training runs compiled layers."""
+        return bool(self._compiled)
 
     def forget_compiled(self) -> None:
         """Run the layers as they are written again."""
@@ -207,9 +212,12 @@ class OptimizedTransformer(nn.Module):
         return out
 
 
-def _layer_keys(keys: Tensor | None, index: int) -> Tensor | None:
-    """Keys (B, T) of one layer: each layer drops other features, and all run the same code."""
-    return None if keys is None else mix(keys + index + 1)
+def _layer_keys(keys: Tensor | None, layers: int) -> Sequence[Tensor | None]:
+    """Keys (B, T) of each layer: each layer drops other features, and all run the same code."""
+    if keys is None:
+        return [None] * layers
+    numbers = torch.arange(1, layers + 1, device=keys.device).view(-1, 1, 1)
+    return mix(keys + numbers).unbind()
 
 
 def _check_tying(tie_embeddings: str, *, src_vocab_size: int, tgt_vocab_size: int) -> None:

@@ -90,6 +90,8 @@ class Reader:
 
     def _encode(self, src: Side) -> Tensor:
         """Source -> memory (B, S, d), with zeros for padding that was not computed."""
+        if src.tokens.device.type != "cpu":  # on which padding costs less than another round of small operations
+            return self._encode_together(src)
         parts = alike((src.segments != 0).sum(-1).tolist())
         if len(parts) == 1:
             return self._encode_together(src)

@@ -15,13 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pytorch_dl.models.cuda_graphs import CudaGraphs, Work
 from pytorch_dl.models.kv_cache import DecoderCache, KeyValue, Past
 
 FEWEST_SENTENCES, FEWEST_COLUMNS, SHORTEST_SOURCE = 8, 64, 16  # larger ones are powers of two
 MOST_RECORDINGS = 16  # each holds buffers as large as a cache
-WARM_UPS = 2  # libraries make their workspaces in the first run
 
-Step = Callable[[], None]
 # tokens (B, K), positions (B, 1), past and memory of each layer, bias (B, 1, 1, S) -> hidden states (B, K, d)
 Decoder = Callable[[Tensor, Tensor, Sequence[Past], Sequence[KeyValue], Tensor], Tensor]
 
@@ -62,7 +61,7 @@ class FixedPast:
 class Recording:
     """One step of decoding for caches up to a size, and the buffers that it reads and writes."""
 
-    def __init__(self, decoder: Decoder, size: Size, like: DecoderCache, record: Callable[[Step], Step]) -> None:
+    def __init__(self, decoder: Decoder, size: Size, like: DecoderCache, record: Callable[[Work], Work]) -> None:
         layers, _, _, heads, _, dim = like.past.shape
         key_heads = like.memories[0].keys.size(1)
         with torch.inference_mode(mode=False):  # buffers outlive the search that made them
@@ -125,7 +124,7 @@ class Recording:
 class Recordings:
     """The recordings of a decoder, those of the sizes that were asked for last. For one thread."""
 
-    def __init__(self, decoder: Decoder, *, record: Callable[[Step], Step] | None = None) -> None:
+    def __init__(self, decoder: Decoder, *, record: Callable[[Work], Work] | None = None) -> None:
         self._decoder, self._record = decoder, record or CudaGraphs()
         self._kept: OrderedDict[Size, Recording] = OrderedDict()
 
@@ -144,25 +143,6 @@ class Recordings:
         while len(self._kept) > MOST_RECORDINGS:
             self._kept.popitem(last=False)  # a cache in it keeps the buffers
         return self._kept[size]
-
-
-class CudaGraphs:
-    """Record what a step does on the GPU, all on one stream: libraries keep a workspace for each."""
-
-    def __init__(self) -> None:
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-
-    def __call__(self, step: Step) -> Step:
-        """A call that does the step again."""
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
-            for _ in range(WARM_UPS):
-                step()
-        torch.cuda.current_stream().wait_stream(self._stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
-            step()
-        return graph.replay
 
 
 def _power_of_two(count: int) -> int:

@@ -40,6 +40,7 @@ def batch_loss(
         ignored=IGNORED_LABEL,
         label_smoothing=label_smoothing,
         lean=model.use_checkpointing,
+        compiled=model.training and model.is_compiled,
     )
 
 

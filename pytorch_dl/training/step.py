@@ -11,6 +11,7 @@ from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training.objective import batch_loss, dropout_keys, seed_generators
 from pytorch_dl.training.precision import Precision, autocast
+from pytorch_dl.training.recorded_passes import RecordedPasses
 from pytorch_dl.training.train_state import Sums
 from pytorch_dl.training.update import StepNumbers, WeightUpdate
 
@@ -50,6 +51,7 @@ def begin_step(
     seed: int,
     precision: Precision,
     label_smoothing: float,
+    recorded: RecordedPasses | None = None,
 ) -> Reading:
     """Update the weights by the summed loss of the batches, divided by all their target tokens."""
     device = next(model.parameters()).device
@@ -58,6 +60,9 @@ def begin_step(
     for index, batch in enumerate(batches):
         on_device = batch.to(device)
         keys = dropout_keys(on_device, seed=seed, step=step)
+        if recorded:
+            totals += recorded(on_device, keys, tokens=tokens)
+            continue
         seed_generators(seed, step, index)
         with autocast(precision, device):
             loss = batch_loss(model, on_device, label_smoothing=label_smoothing, keys=keys)

@@ -29,6 +29,7 @@ from pytorch_dl.training.objective import check_vocabulary
 from pytorch_dl.training.optimizer import make_optimizer
 from pytorch_dl.training.precision import choose_precision
 from pytorch_dl.training.progress import Progress, Sample, duration
+from pytorch_dl.training.recorded_passes import RecordedPasses, can_record
 from pytorch_dl.training.reporter import Reporter
 from pytorch_dl.training.schedule import learning_rate_factor
 from pytorch_dl.training.signals import StopNow, StopRequest
@@ -97,6 +98,7 @@ class OptimizedTrainer:
         )
         self._stop = StopRequest()
         self._unread: deque[Reading] = deque()
+        self._recorded: RecordedPasses | None = None
         self._has_best = False  # rather than the last weights
         self.has_average = False  # of the last checkpoints, in place of the best weights
 
@@ -114,6 +116,7 @@ class OptimizedTrainer:
             ckpt.refuse_existing(self.checkpoint_dir)
         self._leave_best()
         self._unread.clear()
+        self._recorded = None
         self.update.forget_failure()
         self.model.train()
         self.state.compiled = compiles(
@@ -125,6 +128,8 @@ class OptimizedTrainer:
             precision=self.state.precision,
             say=self.reporter.say,
         )
+        if self.state.compiled and getattr(self.train_dataloader, "has_one_shape", False):
+            self.record_passes()
         with self.reporter.open(self.state), self._stop:
             try:
                 if total_steps < FEW_STEPS and not self.state.step:
@@ -163,7 +168,15 @@ class OptimizedTrainer:
             seed=self.seed,
             precision=self.state.precision,
             label_smoothing=self.settings.label_smoothing,
+            recorded=self._recorded,
         )
+
+    def record_passes(self) -> None:
+        """On a GPU, replay the passes of the next step in all that follow, whose batches must have the same shape."""
+        if can_record(self.model, self.state.precision):
+            self._recorded = RecordedPasses(
+                self.model, precision=self.state.precision, label_smoothing=self.settings.label_smoothing
+            )
 
     def validate(self) -> tuple[dict[str, float], Sequence[Sample]]:
         """What `validation.validate` finds; while training, of the moving average of the weights where there is one."""

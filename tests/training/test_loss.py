@@ -29,7 +29,7 @@ def expected(hidden: Tensor, weight: Tensor, labels: Tensor, smoothing: float) -
 def chunk_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setitem(module.CHUNK_ROWS, "cpu", request.param)
     monkeypatch.setitem(module.BLOCK_NUMBERS, "cpu", 3 * VOCAB)
-    monkeypatch.setattr(module, "BLOCK_TOKENS", 5)
+    monkeypatch.setitem(module.BLOCK_TOKENS, "cpu", 5)
     return request.param
 
 
