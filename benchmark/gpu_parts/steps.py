@@ -158,7 +158,7 @@ def measured(side: Side, rows: list[Batch], bench: Bench) -> Found:
         torch.cuda.reset_peak_memory_stats()  # before the warm-up, in which what is replayed later takes its memory
     warmup_s, _ = train(side, endless, WARMUP_STEPS)
     step_s, _ = train(side, endless, 1)
-    count = min(scale.most_steps, math.ceil(scale.seconds / step_s))
+    count = min(scale.most_steps, max(1, math.ceil(scale.seconds / step_s)))
     speeds, rates, loss = [], [], 0.0
     for _ in range(scale.repeats):
         chosen = list(itertools.islice(endless, count))
