@@ -30,6 +30,12 @@ READERS = {
     "ours-int8": "pytorch-dl, `--precision int8`",
     "ours-bf16": "**pytorch-dl, `--precision bf16`**",
 }
+ON_GPU = {
+    "naive": "`torch.nn.Transformer`, fp32, random padded batches",
+    "marian": "Hugging Face Marian, our plain loop: bf16, like lengths, fused AdamW",
+    "ours": "pytorch-dl, not compiled",
+    "ours, compiled": "**pytorch-dl**",
+}
 SIZES = {"training-T": "d_model 256, 3+3 layers", "training-B": "d_model 512, 6+6 layers"}
 
 
@@ -68,6 +74,41 @@ def readers() -> list[str]:
         cells = [f"{table[name]['median']:,.0f} ({table[name]['ratio']:.1f} ×)" for table in tables]
         lines.append(f"| {what} | {' | '.join(cells)} |")
     return lines
+
+
+def on_gpu() -> list[str]:
+    """Trainers on a GPU, both presets, at the first number of tokens."""
+    parts = result("gpu")["parts"]
+    rows = [row for row in parts["steps"]["found"]["results"] if "tokens_per_s" in row]
+    first, best = rows[0]["target_tokens"], max(row["target_tokens"] for row in rows)
+    lines = [
+        f"| training on one {parts['facts']['found']['gpu']['name']}, {first:,} target tokens a step, by "
+        "`python benchmark/gpu.py`: real tokens a second (× the first) | d_model 512, 6+6 layers "
+        "| d_model 1024, 6+6 layers | GPU memory, GB |",
+        "|---|---:|---:|---:|",
+    ]
+    presets = ("base", "big")
+    naive = [row_of(rows, preset, "naive", first)["tokens_per_s"] for preset in presets]
+    for name, what in ON_GPU.items():
+        found = [row_of(rows, preset, name, first) for preset in presets]
+        speeds = [row["tokens_per_s"] for row in found]
+        cells = [
+            f"{float(f'{speed:.2g}'):,.0f} ({speed / slow:.0f} ×)" for speed, slow in zip(speeds, naive, strict=True)
+        ]
+        memory = " / ".join(f"{row['peak_bytes'] / 1e9:.0f}" for row in found)
+        lines.append(f"| {what} | {' | '.join(cells)} | {memory} |")
+    base, big = (f"{row_of(rows, preset, 'ours, compiled', first)['utilisation']:.0%}" for preset in presets)
+    more = row_of(rows, "base", "ours, compiled", best)["utilisation"]
+    lines.append(
+        "| its matrix products of real tokens, as a share of 989 TFLOP/s "
+        f"| {base}; {more:.0%} at {best:,} tokens | {big} | |"
+    )
+    return lines
+
+
+def row_of(rows: list[dict[str, Any]], preset: str, side: str, tokens: int) -> dict[str, Any]:
+    """One result."""
+    return next(row for row in rows if (row["preset"], row["side"], row["target_tokens"]) == (preset, side, tokens))
 
 
 def ratio(trainer: dict[str, Any]) -> float:
@@ -132,7 +173,7 @@ def quality() -> list[str]:
 
 def block() -> str:
     """What stands between the marks."""
-    return "\n".join([*trainers(), "", *readers(), "", *quality()]) + "\n"
+    return "\n".join([*trainers(), "", *readers(), "", *quality(), "", *on_gpu()]) + "\n"
 
 
 def main() -> None:

@@ -30,7 +30,6 @@ from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training.optimizer import make_optimizer
 from pytorch_dl.training.trainer import OptimizedTrainer
 
-WARMUP_STEPS = 3
 NAIVE, EAGER, COMPILED, PLAIN = "naive", "ours", "ours, compiled", "ours, compiled, plain attention"
 
 
@@ -156,7 +155,7 @@ def measured(side: Side, rows: list[Batch], bench: Bench) -> Found:
     work = {id(batch): (real_tokens(batch), step_flops(side.model, batch)) for batch in rows}
     if bench.on_gpu:
         torch.cuda.reset_peak_memory_stats()  # before the warm-up, in which what is replayed later takes its memory
-    warmup_s, _ = train(side, endless, WARMUP_STEPS)
+    warmup_s, _ = train(side, endless, len(rows))  # memory for all their shapes
     step_s, _ = train(side, endless, 1)
     count = min(scale.most_steps, max(1, math.ceil(scale.seconds / step_s)))
     speeds, rates, loss = [], [], 0.0
