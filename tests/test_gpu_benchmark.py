@@ -59,7 +59,7 @@ def test_what_is_computed_is_right_and_said_to_be(written):
     found = written["parts"]["correctness"]["found"]
     assert found["passes"] and all(check["passes"] for check in found["checks"])
     errors = [check["gradient_error"] for check in found["checks"] if check.get("precision") == "bf16"]
-    assert len(errors) == 2 and all(1e-4 < error < 2e-2 for error in errors)
+    assert len(errors) == 3 and all(1e-4 < error < 2e-2 for error in errors)
 
 
 def test_all_attentions_agree(written):
@@ -72,11 +72,14 @@ def test_all_attentions_agree(written):
 
 def test_steps_of_all_sides_hold_together(written):
     found = written["parts"]["steps"]["found"]
-    assert {"naive", "ours", "torch.nn"} <= {result["side"] for result in found["results"]}
+    sides = {result["side"] for result in found["results"]}
+    assert {"naive", "ours", "torch.nn"} <= sides and ("hf-trainer" in sides) == ("marian" in sides)
     for result in found["results"]:
-        assert result["utilisation"] == pytest.approx(result["flops_per_s"] / 989e12)
         speeds = result["repeats"]["tokens_per_s"]
         assert min(speeds) <= result["tokens_per_s"] <= max(speeds) and 3 < result["loss"] < 8
+        if result["side"] == "hf-trainer":  # which makes its batches itself
+            continue
+        assert result["utilisation"] == pytest.approx(result["flops_per_s"] / 989e12)
         assert result["step_ms"] == pytest.approx(1000 * result["real_tokens_per_step"] / result["tokens_per_s"])
 
 
@@ -146,8 +149,8 @@ def test_what_ran_out_of_memory_is_not_tried_with_more_tokens(monkeypatch):
     monkeypatch.setattr(steps, "found_peers", list)
     scale = dataclasses.replace(SMALLEST, tokens=(256, 512, 128))
     steps.steps(bench(scale=scale), found := {})
-    assert tried == [("naive", 256), ("ours", 256), ("naive", 128), ("ours", 128)]
-    assert [result.get("skipped") for result in found["results"]][2:4] == ["out of memory at 256 tokens"] * 2
+    assert tried == [("ours", 256), ("ours", 128), ("naive", 256)]
+    assert [result.get("skipped") for result in found["results"]] == [None, "out of memory at 256 tokens", None, None]
     assert found["results"][0]["failed"] == "CUDA out of memory"
 
 

@@ -54,7 +54,8 @@ class HuggingFaceTrainer:
         self.pairs, self.pad_id, self.folder = Pairs(loader), pad_id, folder
         self.pairs_per_step, self.smoothing = pairs_per_step, config.training.label_smoothing
         self._clock: Clock | None = None
-        self.bf16 = choose_precision(config.training.mixed_precision, torch.device("cpu")) == "bf16"
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.bf16 = choose_precision(config.training.mixed_precision, device) == "bf16"
         precision = "bf16" if self.bf16 else "fp32"
         self.what = (
             f"Hugging Face MarianMTModel with Seq2SeqTrainer, {precision}, batches grouped by length, fused AdamW, "

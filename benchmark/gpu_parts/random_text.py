@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from benchmark.race.workload import fitted
 from pytorch_dl.dataset.batching import Batch, Special, TokenIds, collate
 from pytorch_dl.dataset.bucketing import Ints
+from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.dataset.planning import Lengths, Plan, Planner
 
 Layout = Literal["packed", "bucketed", "random"]
@@ -43,6 +44,14 @@ def batches(layout: Layout, *, tokens: int, count: int, vocabulary: int, longest
     plan = planner.plan(0)
     chosen = _nearest(plan, lengths.tgt, tokens) if layout == "bucketed" else np.arange(len(plan))
     return [collate(plan, int(index), src, tgt, SPECIAL) for index in chosen[:count]]
+
+
+def loader(*, tokens: int, count: int, vocabulary: int, longest: int = LONGEST) -> BatchLoader:
+    """Of about `count` random batches of about `tokens` real target tokens each: for who makes batches of its own."""
+    src, tgt = random_pairs(pairs_for(count * tokens), vocabulary=vocabulary, longest=longest)
+    lengths = Lengths(np.diff(src.offsets) + 1, np.diff(tgt.offsets) + 1)
+    planner, sizes = _planner("random", lengths, tokens), (vocabulary, vocabulary)
+    return BatchLoader(planner, src, tgt, SPECIAL, vocab_sizes=sizes, workers=0, prefetch=1, pin_memory=False)
 
 
 def pairs_for(tokens: int) -> int:

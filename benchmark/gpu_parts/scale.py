@@ -47,6 +47,7 @@ class Scale:
     repeats: int
     seconds: float  # that a repeat takes at least
     most_steps: int  # of a repeat, however fast they are
+    grouped: int  # steps of a repeat of who groups so many batches by length
 
 
 FULL = Scale(
@@ -67,6 +68,7 @@ FULL = Scale(
     repeats=3,
     seconds=0.5,
     most_steps=40,
+    grouped=50,
 )
 QUICK = Scale(
     vocabulary=200,
@@ -86,6 +88,7 @@ QUICK = Scale(
     repeats=2,
     seconds=0.0,
     most_steps=2,
+    grouped=2,
 )
 
 

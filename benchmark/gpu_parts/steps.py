@@ -6,6 +6,7 @@ Everybody trains on the same random pairs, with about as many real tokens a step
 import gc
 import itertools
 import math
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,10 +18,12 @@ import torch
 
 from benchmark.contenders.baseline import Baseline
 from benchmark.contenders.flops import step_flops
+from benchmark.contenders.hf_trainer import HuggingFaceTrainer
 from benchmark.contenders.ours import Ours
 from benchmark.contenders.peers import PEERS, found_peers
 from benchmark.contenders.side import Side
-from benchmark.gpu_parts.random_text import SEED, SPECIAL, Layout, batches
+from benchmark.gpu_parts.random_text import SEED, SPECIAL, Layout, batches, pairs_for
+from benchmark.gpu_parts.random_text import loader as random_loader
 from benchmark.gpu_parts.scale import Bench, Found
 from benchmark.measuring.compilation import each_shape_compiled
 from benchmark.measuring.device_time import synchronize
@@ -31,6 +34,7 @@ from pytorch_dl.training.optimizer import make_optimizer
 from pytorch_dl.training.trainer import OptimizedTrainer
 
 NAIVE, EAGER, COMPILED, PLAIN = "naive", "ours", "ours, compiled", "ours, compiled, plain attention"
+TRAINER = "hf-trainer"
 
 
 @dataclass(frozen=True)
@@ -75,22 +79,24 @@ def steps(bench: Bench, found: Found) -> None:
 
 
 def entries(bench: Bench) -> list[Entry]:
-    """Everybody at the first number of tokens, ours and Hugging Face's at the others; then what else is of interest."""
-    scale, peers = bench.scale, [name for name in ("marian", "torch.nn") if name in found_peers()]
-    best = COMPILED if bench.compiled else EAGER
-    at_first, later = dict.fromkeys([NAIVE, best, *peers, EAGER]), [best, *peers[:1]]
-    found = [Entry(preset, name, scale.tokens[0]) for preset in scale.presets for name in at_first]
-    found += [
-        Entry(preset, name, tokens)
-        for tokens, preset, name in itertools.product(scale.tokens[1:], scale.presets, later)
+    """Ours at all numbers of tokens, then the others at the first, Hugging Face's at all: the most important first."""
+    scale, first = bench.scale, bench.scale.tokens[:1]
+    peers = [name for name in ("marian", "torch.nn") if name in found_peers()]
+    ours, trainer = COMPILED if bench.compiled else EAGER, [TRAINER] if "marian" in peers else []
+    named = [(name, first) for name in [NAIVE, *trainer, *peers]]
+    named += [(name, scale.tokens[1:]) for name in peers[:1]] + [(EAGER, first), (PLAIN, first)]
+    kinds = [
+        (ours, scale.tokens),
+        *(kind for kind in named if kind[0] != ours and (bench.compiled or kind[0] != PLAIN)),
     ]
-    found += [Entry(preset, PLAIN, scale.tokens[0]) for preset in scale.presets if bench.compiled]
-    return found
+    return [Entry(preset, name, size) for name, sizes in kinds for size in sizes for preset in scale.presets]
 
 
 def result_of(entry: Entry, bench: Bench) -> Found:
     """The figures of an entry, or what went wrong; what it held of the GPU's memory is free again afterwards."""
     try:
+        if entry.name == TRAINER:
+            return measured_trainer(entry, bench)
         with ExitStack() as stack:
             if entry.compiled:
                 stack.enter_context(each_shape_compiled())
@@ -181,6 +187,31 @@ def measured(side: Side, rows: list[Batch], bench: Bench) -> Found:
     }
 
 
+def measured_trainer(entry: Entry, bench: Bench) -> Found:
+    """Hugging Face's own Trainer, which makes its batches itself: in whole groups, whose longest pairs come first."""
+    scale, config, pairs = bench.scale, configuration(entry, bench), pairs_for(entry.tokens)
+    text = random_loader(tokens=entry.tokens, count=(1 + scale.repeats) * scale.grouped, vocabulary=scale.vocabulary)
+    sizes = {"vocab_size": scale.vocabulary, "pad_id": SPECIAL.pad_id, "pairs_per_step": pairs}
+    with tempfile.TemporaryDirectory() as folder:
+        side = HuggingFaceTrainer(config, loader=text, folder=folder, **sizes)
+        if bench.on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        side.train(scale.grouped)
+        warmup_s = time.perf_counter() - start
+        speeds = [side.train(scale.grouped) for _ in range(scale.repeats)]
+        side.stop()
+    return {
+        "tokens_per_s": median(speed for speed, _ in speeds),
+        "peak_bytes": torch.cuda.max_memory_allocated() if bench.on_gpu else None,
+        "efficiency": side.efficiency,
+        "warmup_s": warmup_s,
+        "loss": speeds[-1][1],
+        "repeats": {"tokens_per_s": [speed for speed, _ in speeds], "steps": scale.grouped},
+        "parameters": sum(parameter.numel() for parameter in side.model.parameters()),
+    }
+
+
 def train(side: Side, rows: Iterator[Batch], count: int) -> tuple[float, float]:
     """Seconds of some steps, and the last loss."""
     loss = 0.0
@@ -203,5 +234,5 @@ def said(result: Found) -> str:
     if "tokens_per_s" not in result:
         return f"{name}: {result.get('failed') or result.get('skipped')}"
     memory = f", {result['peak_bytes'] / 1e9:.1f} GB" if result["peak_bytes"] else ""
-    speed, share = result["tokens_per_s"], 100 * result["utilisation"]
-    return f"{name}: {speed:,.0f} tokens/s, {share:.2f} %, {result['step_ms']:.1f} ms{memory}"
+    share = f", {100 * result['utilisation']:.2f} %, {result['step_ms']:.1f} ms" if "utilisation" in result else ""
+    return f"{name}: {result['tokens_per_s']:,.0f} tokens/s{share}{memory}"
