@@ -1,7 +1,7 @@
-"""What may not come next: each rule sets logits to -inf, before any strategy chooses.
+"""What may not come next: each rule sets log-probabilities to -inf, before any strategy chooses.
 
-A score is what the model says, whatever was banned: the normaliser of the logits is taken before the rules. A prefix
-that is asked for comes whatever the other rules say.
+A score is what the model says, whatever was banned: the others are not raised for it. A prefix that is asked for comes
+whatever the other rules say.
 Shapes: B sentences, K beams, V vocabulary, T tokens so far.
 """
 
@@ -14,15 +14,15 @@ from torch import Tensor
 from pytorch_dl.generation.beams import Beams, Bools, Ints
 from pytorch_dl.generation.hypothesis import Request
 
-Rule = Callable[[Tensor, Beams, Sequence[Request]], None]  # (logits (B, K, V) to change, prefixes, their sentences)
+Rule = Callable[[Tensor, Beams, Sequence[Request]], None]  # (log-probabilities (B, K, V) to change, beams, sentences)
 
 
 def never(ids: Collection[int]) -> Rule:
     """These tokens do not come out at all."""
 
-    def rule(logits: Tensor, beams: Beams, requests: Sequence[Request]) -> None:
+    def rule(log_probs: Tensor, beams: Beams, requests: Sequence[Request]) -> None:
         for token in ids:
-            logits[..., token] = -torch.inf
+            log_probs[..., token] = -torch.inf
 
     return rule
 
@@ -30,12 +30,12 @@ def never(ids: Collection[int]) -> Rule:
 def no_early_end(min_length: int, eos_id: int) -> Rule:
     """An output has at least `min_length` tokens, eos included, where its limit lets it."""
 
-    def rule(logits: Tensor, beams: Beams, requests: Sequence[Request]) -> None:
+    def rule(log_probs: Tensor, beams: Beams, requests: Sequence[Request]) -> None:
         early = beams.lengths + 1 < np.minimum(min_length, beams.limits)
         if early.all():  # nothing to tell the device
-            logits[..., eos_id] = -torch.inf
+            log_probs[..., eos_id] = -torch.inf
         elif early.any():
-            logits[torch.from_numpy(early).to(logits.device), :, eos_id] = -torch.inf
+            log_probs[torch.from_numpy(early).to(log_probs.device), :, eos_id] = -torch.inf
 
     return rule
 
@@ -43,7 +43,7 @@ def no_early_end(min_length: int, eos_id: int) -> Rule:
 def no_repeat(n: int) -> Rule:
     """No run of n tokens comes twice."""
 
-    def rule(logits: Tensor, beams: Beams, requests: Sequence[Request]) -> None:
+    def rule(log_probs: Tensor, beams: Beams, requests: Sequence[Request]) -> None:
         for length in np.unique(beams.lengths):
             if length < n:
                 continue
@@ -53,29 +53,29 @@ def no_repeat(n: int) -> Rule:
             last = prefixes[:, :, None, length - n + 1 :]  # (R, K, 1, n - 1): what the next token would complete
             again = (runs[..., :-1] == last).all(-1)
             row, beam, place = again.nonzero()
-            _ban(logits, rows[row], beam, runs[row, beam, place, -1])
+            _ban(log_probs, rows[row], beam, runs[row, beam, place, -1])
 
     return rule
 
 
-def no_banned_run(logits: Tensor, beams: Beams, requests: Sequence[Request]) -> None:
+def no_banned_run(log_probs: Tensor, beams: Beams, requests: Sequence[Request]) -> None:
     """No output holds what its request bans."""
     for row, request in enumerate(requests):
         for run in request.banned:
             *before, last = run
-            _ban_where(logits, row, _ends_with(beams, row, before), last)
+            _ban_where(log_probs, row, _ends_with(beams, row, before), last)
 
 
-def prefix_first(logits: Tensor, beams: Beams, requests: Sequence[Request]) -> Callable[[], None]:
+def prefix_first(log_probs: Tensor, beams: Beams, requests: Sequence[Request]) -> Callable[[], None]:
     """Every output begins as its request says: to be called before the other rules, and the result after them."""
     asked = [(row, request.prefix) for row, request in enumerate(requests) if request.prefix]
     wanted = [(row, prefix[beams.lengths[row]]) for row, prefix in asked if beams.lengths[row] < len(prefix)]
-    kept = [logits[row, :, token].clone() for row, token in wanted]  # (K,) each
+    kept = [log_probs[row, :, token].clone() for row, token in wanted]  # (K,) each
 
     def rule() -> None:
         for (row, token), values in zip(wanted, kept, strict=True):
-            logits[row] = -torch.inf
-            logits[row, :, token] = values
+            log_probs[row] = -torch.inf
+            log_probs[row, :, token] = values
 
     return rule
 
@@ -83,11 +83,11 @@ def prefix_first(logits: Tensor, beams: Beams, requests: Sequence[Request]) -> C
 def no_end_before_required(eos_id: int) -> Rule:
     """An output ends when it holds all that its request requires."""
 
-    def rule(logits: Tensor, beams: Beams, requests: Sequence[Request]) -> None:
+    def rule(log_probs: Tensor, beams: Beams, requests: Sequence[Request]) -> None:
         for row, request in enumerate(requests):
             for beam in range(beams.tokens.shape[1] if request.required else 0):
                 if lacks(beams.prefix(row, beam), request.required):
-                    logits[row, beam, eos_id] = -torch.inf
+                    log_probs[row, beam, eos_id] = -torch.inf
 
     return rule
 
@@ -129,11 +129,11 @@ def _ends_with(beams: Beams, row: int, run: Sequence[int]) -> Bools:
     return same
 
 
-def _ban_where(logits: Tensor, row: int, beams: Bools, token: int) -> None:
+def _ban_where(log_probs: Tensor, row: int, beams: Bools, token: int) -> None:
     chosen = np.flatnonzero(beams)
-    _ban(logits, np.full(len(chosen), row), chosen, np.full(len(chosen), token))
+    _ban(log_probs, np.full(len(chosen), row), chosen, np.full(len(chosen), token))
 
 
-def _ban(logits: Tensor, rows: Ints, beams: Ints, tokens: Ints) -> None:
-    index = tuple(torch.from_numpy(part).to(logits.device) for part in (rows, beams, tokens))
-    logits[index] = -torch.inf
+def _ban(log_probs: Tensor, rows: Ints, beams: Ints, tokens: Ints) -> None:
+    index = tuple(torch.from_numpy(part).to(log_probs.device) for part in (rows, beams, tokens))
+    log_probs[index] = -torch.inf

@@ -20,7 +20,6 @@ from pytorch_dl.generation.beams import Beams, Bools, Candidates, Ints
 from pytorch_dl.generation.hypothesis import Hypothesis, Request
 from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.generation.strategies import strategy_of
-from pytorch_dl.generation.top import log_sum_exp
 
 IDLE_SHARE = 4  # ended sentences leave when they are one in so many
 
@@ -134,23 +133,21 @@ class Search(Generic[CacheT]):
         return Beams.first(limits, beams=settings.beams, all_alive=settings.sampling, bos_id=self.special.bos_id)
 
     def _candidates(self, logits: Tensor) -> Candidates:
-        """What may come next; logits (B, K, V) are changed."""
+        """What may come next; logits (B, K, V) may be changed."""
         requests = [entry.request for entry in self.entries]
+        values = logits
         if self.settings.normalized:
-            logits = logits if logits.dtype == torch.float64 else logits.float()
-            normalizers = log_sum_exp(logits)  # (B, K)
-            _refuse_non_finite(normalizers, self.beams)
-        else:
-            normalizers = logits.new_zeros(logits.shape[:2])
-        force_prefixes = rules.prefix_first(logits, self.beams, requests)
+            values = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+            self._refuse_nan(values[..., 0])  # each number of a row has the row's sum in it
+        force_prefixes = rules.prefix_first(values, self.beams, requests)
         for rule in self._rules(requests):
-            rule(logits, self.beams, requests)
+            rule(values, self.beams, requests)
         force_prefixes()
         strategy = self._strategy(constrained=any(request.required for request in requests))
-        candidates = strategy(logits, normalizers, self.beams, requests)
+        candidates = strategy(values, self.beams, requests)
         if not self.settings.normalized:
-            gains = candidates.gains  # here the logits of what was chosen; -inf where everything was banned
-            _refuse_non_finite(torch.from_numpy(np.where(gains == -np.inf, 0.0, gains)), self.beams)
+            chosen = torch.from_numpy(candidates.gains)  # logits; -inf where everything was banned
+            self._refuse_nan(chosen.masked_fill(chosen == torch.inf, torch.nan))
         return candidates
 
     def _rules(self, requests: Sequence[Request]) -> list[rules.Rule]:
@@ -222,12 +219,11 @@ class Search(Generic[CacheT]):
             self.entries = [self.entries[row] for row in stay]
             self.found = [self.found[row] for row in stay]
 
-
-def _refuse_non_finite(normalizers: Tensor, beams: Beams) -> None:
-    good = torch.isfinite(normalizers).all(-1).cpu().numpy()  # (B,)
-    if not good.all():
-        length = beams.lengths[~good].min() + 1
-        raise NonFiniteError(
-            f"the model's logits for output token {length} are not finite numbers",
-            fix="translate from an earlier checkpoint, or retrain with a lower learning rate",
-        )
+    def _refuse_nan(self, values: Tensor) -> None:
+        """Raise for values (B, K) that come of logits which are not finite numbers."""
+        bad = values.isnan().any(-1).cpu().numpy()  # (B,)
+        if bad.any():
+            raise NonFiniteError(
+                f"the model's logits for output token {self.beams.lengths[bad].min() + 1} are not finite numbers",
+                fix="translate from an earlier checkpoint, or retrain with a lower learning rate",
+            )

@@ -17,8 +17,8 @@ from pytorch_dl.generation.rules import met, wanted
 from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.generation.top import highest, top
 
-# (logits (B, K, V), the log of what their exponentials sum to (B, K), beams, their sentences) -> candidates
-Strategy = Callable[[Tensor, Tensor, Beams, Sequence[Request]], Candidates]
+# (log-probabilities (B, K, V), beams, their sentences) -> candidates; what is banned has -inf
+Strategy = Callable[[Tensor, Beams, Sequence[Request]], Candidates]
 
 
 def strategy_of(settings: SearchSettings, *, eos_id: int, constrained: bool) -> Strategy:
@@ -38,28 +38,22 @@ def strategy_of(settings: SearchSettings, *, eos_id: int, constrained: bool) -> 
     return lambda *state: beam_search(*state, eos_id=eos_id)
 
 
-def greedy(
-    logits: Tensor, normalizers: Tensor, beams: Beams, requests: Sequence[Request], *, eos_id: int
-) -> Candidates:
-    """The likeliest token of each beam; ties go to the lowest id."""
-    values, tokens = highest(logits)
-    return _chains(values - normalizers, tokens, beams, eos_id)
+def greedy(log_probs: Tensor, beams: Beams, requests: Sequence[Request], *, eos_id: int) -> Candidates:
+    """The likeliest token of each beam, also by logits; ties go to the lowest id."""
+    return _chains(*highest(log_probs), beams, eos_id)
 
 
-def beam_search(
-    logits: Tensor, normalizers: Tensor, beams: Beams, requests: Sequence[Request], *, eos_id: int
-) -> Candidates:
+def beam_search(log_probs: Tensor, beams: Beams, requests: Sequence[Request], *, eos_id: int) -> Candidates:
     """The 2 K best extensions: those of the first K that end in eos are finished, the K best others go on.
 
     Ties go to the better beam, then to the lowest token id.
     """
-    best = _extensions(logits, normalizers, beams.totals, count=2 * beams.tokens.shape[1])
+    best = _extensions(log_probs, beams.totals, count=2 * beams.tokens.shape[1])
     return _judged(best, beams.tokens.shape[1], eos_id)
 
 
 def diverse_beam_search(
-    logits: Tensor,
-    normalizers: Tensor,
+    log_probs: Tensor,
     beams: Beams,
     requests: Sequence[Request],
     *,
@@ -74,31 +68,29 @@ def diverse_beam_search(
     """
     size = beams.tokens.shape[1] // groups
     rows = np.arange(len(beams))[:, None]
-    cost = np.zeros((len(beams), 1, logits.size(-1)))  # (B, 1, V)
+    cost = np.zeros((len(beams), 1, log_probs.size(-1)))  # (B, 1, V)
     parts = []
     for group in range(groups):
         own = slice(group * size, (group + 1) * size)
         before = beams.totals[:, own]
         first = (beams.lengths == 0)[:, None]  # all beams hold the empty prefix: each group begins with one of them
         before = np.where(first, np.where(np.arange(size) == 0, 0.0, -np.inf), before)
-        best = _extensions(logits[:, own], normalizers[:, own], before, count=2 * size, cost=cost)
+        best = _extensions(log_probs[:, own], before, count=2 * size, cost=cost)
         part = _judged(best, size, eos_id)
         np.add.at(cost[:, 0], (rows, part.tokens[rows, part.live]), penalty)
         parts.append(part._replace(parents=part.parents + group * size, live=part.live + group * 2 * size))
     return Candidates(*(np.concatenate(same, axis=1) for same in zip(*parts, strict=True)))
 
 
-def constrained_beam_search(
-    logits: Tensor, normalizers: Tensor, beams: Beams, requests: Sequence[Request], *, eos_id: int
-) -> Candidates:
+def constrained_beam_search(log_probs: Tensor, beams: Beams, requests: Sequence[Request], *, eos_id: int) -> Candidates:
     """Beam search that also looks at the tokens which required runs want, and keeps some beams for each count of them.
 
     The K beams are dealt out to how many required tokens a prefix has, the most first (Post and Vilar 2018,
     arXiv:1804.06609).
     """
     beam_size = beams.tokens.shape[1]
-    best = _extensions(logits, normalizers, beams.totals, count=2 * beam_size)
-    best = _with_wanted(best, logits, normalizers, beams, requests)
+    best = _extensions(log_probs, beams.totals, count=2 * beam_size)
+    best = _with_wanted(best, log_probs, beams, requests)
     none = Extensions(*(np.full((len(beams), 1), value) for value in (0, eos_id, -np.inf, -np.inf)))  # fills up
     spare = best.tokens.shape[1]  # its place
     judged = _judged(
@@ -124,22 +116,21 @@ class Sampling:
         self.settings, self.eos_id = settings, eos_id
         self._luck: dict[int, Floats] = {}
 
-    def __call__(self, logits: Tensor, normalizers: Tensor, beams: Beams, requests: Sequence[Request]) -> Candidates:
+    def __call__(self, log_probs: Tensor, beams: Beams, requests: Sequence[Request]) -> Candidates:
         """Draw a token for each beam."""
-        weights, ids = self._candidates(logits)  # (B, K, n)
+        weights, ids = self._candidates(log_probs)  # (B, K, n)
         steps = zip(requests, beams.lengths, beams.limits, strict=True)
         luck = np.stack([self._numbers(request, limit)[min(length, limit - 1)] for request, length, limit in steps])
         sums = weights.cumsum(-1)
         drawn = torch.from_numpy(luck).to(sums).unsqueeze(-1) * sums[..., -1:]  # (B, K, 1)
         place = torch.searchsorted(sums, drawn, right=True).clamp_max(sums.size(-1) - 1)
         tokens = place if ids is None else ids.gather(-1, place)
-        gains = (logits.gather(-1, tokens) - normalizers.unsqueeze(-1))[..., 0]
-        return _chains(gains, tokens[..., 0], beams, self.eos_id)
+        return _chains(log_probs.gather(-1, tokens)[..., 0], tokens[..., 0], beams, self.eos_id)
 
-    def _candidates(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _candidates(self, log_probs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weights of the tokens that may be drawn, and their ids, or None where they stand in the order of ids."""
         s, ids = self.settings, None
-        values = logits.double() / s.temperature
+        values = log_probs.double() / s.temperature
         if s.top_k or s.top_p < 1:
             values, ids = values.sort(dim=-1, descending=True, stable=True)
             values, ids = values[..., : s.top_k or None], ids[..., : s.top_k or None]
@@ -177,19 +168,15 @@ class Extensions(NamedTuple):
     totals: Floats
 
 
-def _extensions(
-    logits: Tensor, normalizers: Tensor, before: Floats, *, count: int, cost: Floats | None = None
-) -> Extensions:
-    """The best of all extensions of the beams, whose log-probabilities are `before` (B, K).
+def _extensions(log_probs: Tensor, before: Floats, *, count: int, cost: Floats | None = None) -> Extensions:
+    """The best of all extensions of the beams, whose log-probabilities so far are `before` (B, K).
 
     `cost` (B, 1, V) counts for what is best, and not for log-probabilities.
     """
-    vocabulary = logits.size(-1)
-    offsets = torch.from_numpy(before).to(logits) - normalizers
-    ranked = logits if cost is None else logits - torch.from_numpy(cost).to(logits)
-    _, places = top(ranked, count, offsets)  # (B, C)
-    values = logits.flatten(1).gather(1, places) - normalizers.gather(1, places // vocabulary)
-    gains, found = values.double().cpu().numpy(), places.cpu().numpy()
+    vocabulary = log_probs.size(-1)
+    ranked = log_probs if cost is None else log_probs - torch.from_numpy(cost).to(log_probs)
+    _, places = top(ranked, count, torch.from_numpy(before).to(log_probs))  # (B, C)
+    gains, found = log_probs.flatten(1).gather(1, places).double().cpu().numpy(), places.cpu().numpy()
     parents, tokens = found // vocabulary, found % vocabulary
     best = Extensions(parents, tokens, gains, np.take_along_axis(before, parents, axis=1) + gains)
     paid = 0.0 if cost is None else np.take_along_axis(cost[:, 0], tokens, axis=1)
@@ -209,9 +196,7 @@ def _judged(best: Extensions, beam_size: int, eos_id: int) -> Candidates:
     return Candidates(*best, ended, np.argsort(is_end, axis=1, kind="stable")[:, :beam_size])
 
 
-def _with_wanted(
-    best: Extensions, logits: Tensor, normalizers: Tensor, beams: Beams, requests: Sequence[Request]
-) -> Extensions:
+def _with_wanted(best: Extensions, log_probs: Tensor, beams: Beams, requests: Sequence[Request]) -> Extensions:
     """The extensions, and among them those that required runs want."""
     more = []
     for row, request in enumerate(requests):
@@ -225,7 +210,7 @@ def _with_wanted(
     parents, tokens = pairs[..., 0], pairs[..., 1]
     rows = torch.arange(len(more)).unsqueeze(1)
     beam, token = torch.from_numpy(parents), torch.from_numpy(tokens)
-    gains = (logits.cpu()[rows, beam, token] - normalizers.cpu()[rows, beam]).double().numpy()
+    gains = log_probs.cpu()[rows, beam, token].double().numpy()
     gains[np.arange(width) >= np.array([[len(some)] for some in more])] = -np.inf  # they only fill up
     added = Extensions(parents, tokens, gains, np.take_along_axis(beams.totals, parents, axis=1) + gains)
     both = Extensions(*(np.concatenate(pair, axis=1) for pair in zip(best, added, strict=True)))

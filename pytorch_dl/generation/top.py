@@ -60,9 +60,3 @@ def highest(values: Tensor) -> tuple[Tensor, Tensor]:
     values = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
     place = torch.from_numpy(values.numpy().argmax(-1))
     return values.gather(-1, place.unsqueeze(-1)).squeeze(-1), place
-
-
-def log_sum_exp(values: Tensor) -> Tensor:
-    """Like `torch.logsumexp` over the last dimension, which on a CPU takes ten times as long; infinities give nan."""
-    highest = values.amax(-1, keepdim=True)
-    return (values - highest).exp_().sum(-1).log_() + highest.squeeze(-1)

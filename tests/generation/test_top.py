@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pytorch_dl.generation.top import highest, log_sum_exp, top
+from pytorch_dl.generation.top import highest, top
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -35,11 +35,3 @@ def test_the_highest_is_the_first_of_equals(size, levels):
     best, place = highest(values)
     for row, numbers in enumerate(values.view(12, size).tolist()):
         assert (best.flatten()[row], place.flatten()[row]) == (max(numbers), numbers.index(max(numbers)))
-
-
-def test_log_sum_exp_is_that_of_torch_and_no_number_where_there_is_none():
-    values = 40 * torch.randn(5, 3, 100, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    values[0, :, 1:] = -torch.inf
-    assert torch.allclose(log_sum_exp(values), values.logsumexp(-1), rtol=1e-14, atol=0)
-    values[1, 0, 3], values[2, 0, 3], values[3, 0] = torch.inf, torch.nan, -torch.inf
-    assert torch.isfinite(log_sum_exp(values))[1:4, 0].logical_not().all()
