@@ -154,8 +154,11 @@ def _columns(past: Tensor, sentences: Tensor, columns: Tensor) -> Tensor:
         return past.new_empty(layers, two, len(sentences), heads, columns.size(-1), head_dim)
     head = sentences.unsqueeze(1) * heads + torch.arange(heads, device=past.device)  # (B', H)
     rows = (head * room).unsqueeze(2) + columns.unsqueeze(1)  # (B', H, N')
-    chosen = past.reshape(layers * two, -1, head_dim).index_select(1, rows.flatten())
-    return chosen.view(layers, two, *rows.shape, head_dim)
+    planes = torch.arange(layers * two, device=past.device).view(layers, two, 1, 1, 1) * past[0, 0, ..., 0].numel()
+    # Along the first dimension rows are copied by several threads.
+    return (
+        past.reshape(-1, head_dim).index_select(0, (planes + rows).flatten()).view(*planes.shape[:2], *rows.shape, -1)
+    )
 
 
 def _padded(x: Tensor, dim: int, size: int, value: float = 0.0) -> Tensor:
