@@ -24,7 +24,7 @@ from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.dataset.planning import Planner
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.errors import ConfigError, DataError
-from pytorch_dl.training.compilation import missing_for_compilation
+from pytorch_dl.models.compilers import missing_for_compilation
 from pytorch_dl.translator import choose_device
 
 DATES = "the bundled corpus of dates (no other text was found or given)"

@@ -40,7 +40,7 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropou
 
 def automatic_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
     """Fused kernels on a GPU, our own for short rows; plain products on a CPU, where they are faster for sentences."""
-    if not dropout and bias is not None and fits(q, k, bias):
+    if not dropout and bias is not None and fits(q, k, v, bias):
         return tile_attention(q, k, v, bias)
     chosen = sdpa_attention if q.is_cuda and not dropout else plain_attention
     return chosen(q, k, v, bias, dropout)

@@ -172,8 +172,11 @@ class OptimizedTransformer(nn.Module):
         writing masks down takes longer than making them. On a GPU attention would be among it.
         """
         from torch._functorch import config
+        from torch._inductor import config as inductor
 
-        config.aggressive_recomputation = not self.output.weight.is_cuda
+        on_gpu = self.output.weight.is_cuda
+        inductor.deterministic = on_gpu  # kernels chosen by a timing would give a resumed training other bits
+        config.aggressive_recomputation = not on_gpu
         config.activation_memory_budget = self.activation_budget
         for layer in (*self.encoder_layers, *self.decoder_layers):
             self._compiled[layer] = torch.compile(layer)

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pytorch_dl.models.cuda_graphs import CudaGraphs, Work
+from pytorch_dl.models import cuda_graphs
+from pytorch_dl.models.cuda_graphs import Work
 from pytorch_dl.models.kv_cache import DecoderCache, KeyValue, Past
 
 FEWEST_SENTENCES, FEWEST_COLUMNS, SHORTEST_SOURCE = 8, 64, 16  # larger ones are powers of two
@@ -125,7 +126,7 @@ class Recordings:
     """The recordings of a decoder, those of the sizes that were asked for last. For one thread."""
 
     def __init__(self, decoder: Decoder, *, record: Callable[[Work], Work] | None = None) -> None:
-        self._decoder, self._record = decoder, record or CudaGraphs()
+        self._decoder, self._record = decoder, record or cuda_graphs.record
         self._kept: OrderedDict[Size, Recording] = OrderedDict()
 
     def step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:

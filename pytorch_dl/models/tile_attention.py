@@ -7,29 +7,30 @@ written once.
 Shapes: B batch, H heads, T queries, S keys, D head_dim.
 """
 
-import importlib.util
-
 import torch
 from torch import Tensor
+
+from pytorch_dl.models.compilers import missing_for_compilation
 
 LONGEST = 128  # rows: longer ones do not fit into the registers of a program
 SHORTEST = 16  # side of a matrix product
 FORWARD_WARPS, BACKWARD_WARPS = 8, 4  # measured on an H200 for rows of 128 and 64 features
-WIDE_WARPS = 8  # of the backward pass for more features, which 4 warps have no registers for
-DIMS = (16, 32, 64, 128)
-HAS_TRITON = importlib.util.find_spec("triton") is not None
+DIMS = (16, 32, 64)  # whose tiles fit into the shared memory of every GPU that has bf16
+CAN_COMPILE = missing_for_compilation("cuda") is None
 
 
-def fits(q: Tensor, k: Tensor, bias: Tensor | None) -> bool:
+def fits(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> bool:
     """Whether attention of this kind and size is what the kernels are for."""
     return (
         q.is_cuda
-        and q.dtype in (torch.bfloat16, torch.float16)
-        and bias is not None
+        and q.dtype == k.dtype == v.dtype == torch.bfloat16
+        and k.shape == v.shape
         and q.size(1) == k.size(1)
         and max(q.size(2), k.size(2)) <= LONGEST
         and q.size(3) in DIMS
-        and HAS_TRITON
+        and bias.size(1) == 1
+        and not bias.requires_grad
+        and CAN_COMPILE
     )
 
 
@@ -56,10 +57,9 @@ def _attention_backward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, grad: Ten
     from pytorch_dl.models import tile_kernels
 
     grads = _empty_like(q), _empty_like(k), _empty_like(v)
-    warps = BACKWARD_WARPS if q.size(3) <= 64 else WIDE_WARPS
     q, k, v, grad = map(_dense, (q, k, v, grad))
     places = [number for part in (q, k, v, grad, *grads) for number in (part, *part.stride()[:3])]
-    tile_kernels.backward[(q.size(0) * q.size(1),)](*places, bias, *_sizes(q, k), **_blocks(q, k, warps))
+    tile_kernels.backward[(q.size(0) * q.size(1),)](*places, bias, *_sizes(q, k), **_blocks(q, k, BACKWARD_WARPS))
     return grads
 
 

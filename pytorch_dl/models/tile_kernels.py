@@ -24,7 +24,7 @@ def _tile(start, stride_b, stride_h, stride_t, row, head, t, d):
     return start + row.to(tl.int64) * stride_b + head * stride_h + t[:, None] * stride_t + d[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["queries", "keys"])  # or other lengths would be compiled anew
 def forward(
     q_start, q_b, q_h, q_t,
     k_start, k_b, k_h, k_t,
@@ -46,7 +46,7 @@ def forward(
     tl.store(_tile(out_start, out_b, out_h, out_t, row, head, t, d), out.to(v.dtype), mask=t_inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["queries", "keys"])
 def backward(
     q_start, q_b, q_h, q_t,
     k_start, k_b, k_h, k_t,

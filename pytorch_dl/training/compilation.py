@@ -1,18 +1,14 @@
 """Whether compiling the layers pays within a training: it takes half a minute, then steps are about a third faster."""
 
-import importlib.util
-import os
-import shutil
-import sysconfig
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import torch
 
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.errors import ConfigError
+from pytorch_dl.models.compilers import missing_for_compilation
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training.loaders import batches_from
 from pytorch_dl.training.objective import batch_loss, dropout_keys
@@ -21,15 +17,6 @@ from pytorch_dl.training.precision import Precision, autocast
 WORTH_SECONDS = 150.0  # of training without it: then what it saves is about twice what it costs
 TIMED_STEPS = 3
 Compile = bool | Literal["auto"]
-
-
-def missing_for_compilation(device: str) -> str | None:
-    """What torch.compile needs on this machine and does not find, or None."""
-    if device == "cuda":
-        return None if importlib.util.find_spec("triton") else "Triton"
-    if not any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name):
-        return "a C++ compiler"
-    return None if (Path(sysconfig.get_path("include")) / "Python.h").exists() else "Python.h"
 
 
 def compiles(

@@ -117,6 +117,7 @@ def _forward_chunks(
         logits = hidden[part] @ weight.T  # (rows, V)
         target_logits = logits.gather(1, targets[part]).to(accurate)
         exps, shift, total = exponentials(logits, accurate)
+        del logits
         lse = shift + total.log()  # (rows, 1)
         nll += ((lse - target_logits) * valid[part]).sum()
         lse_sum += (lse * valid[part]).sum()
@@ -132,10 +133,10 @@ def _forward_chunks(
                 for token in range(0, weight.size(0), block_tokens):
                     block = slice(token, token + block_tokens)
                     weight_grad[block] += exps[:, block].T @ scaled
-                del logits, exps
+                del exps
                 continue
             products = exps.T @ scaled  # (V, d)
-            del logits, exps  # the largest of all that lives, and not needed any more
+            del exps  # the largest of all that lives, and not needed any more
             weight_grad = products.to(accurate).add_(weight_grad)
             del products
     smoothed = (1 - smoothing) * nll + smoothing * (lse_sum - hidden_sum @ weight_sum / weight.size(0))

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from pytorch_dl.dataset.batching import Batch
+from pytorch_dl.models import cuda_graphs
 from pytorch_dl.models.attention import MultiHeadAttention
-from pytorch_dl.models.cuda_graphs import CudaGraphs, Work
+from pytorch_dl.models.cuda_graphs import Work
+from pytorch_dl.models.feed_forward import FeedForward
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
-from pytorch_dl.models.reader import is_known
+from pytorch_dl.models.reader import ACTIVATIONS, is_known
 from pytorch_dl.training.objective import batch_loss
 from pytorch_dl.training.precision import Precision, autocast
 
@@ -35,13 +37,13 @@ class RecordedPasses:
     ) -> None:
         self._model, self._precision, self._label_smoothing = model, precision, label_smoothing
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._record = record or CudaGraphs()
+        self._record = record or cuda_graphs.record
         self._replay: Work | None = None
         self._batch: Batch
         self._keys: Keys
         self._tokens: Tensor
         self._totals: Tensor
-        self._gradients: tuple[Tensor, ...] = ()
+        self._gradients: tuple[Tensor | None, ...] = ()
 
     def __call__(self, batch: Batch, keys: Keys, *, tokens: int) -> Tensor:
         """Add the gradients of a batch's loss, divided by `tokens`; returns loss and nll, (2,), until the next call."""
@@ -51,41 +53,58 @@ class RecordedPasses:
             self._tokens = torch.full((), float(tokens), device=batch.src.device)
             self._replay = self._record(self._passes)
         for name in READ:
-            getattr(self._batch, name).copy_(getattr(batch, name))
-        for kept, part in zip(self._keys, keys, strict=True):
-            kept.copy_(part)
+            kept, given = getattr(self._batch, name), getattr(batch, name)
+            assert kept.shape == given.shape, f"passes recorded for {name} {tuple(kept.shape)} got {tuple(given.shape)}"
+            kept.copy_(given)
+        for own, part in zip(self._keys, keys, strict=True):
+            own.copy_(part)
         self._tokens.fill_(tokens)
         self._replay()
-        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
-            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        pairs = self._with_gradients()
+        earlier = [parameter.grad for parameter, _ in pairs if parameter.grad is not None]
+        if earlier:  # of all
+            torch._foreach_add_(earlier, [gradient for _, gradient in pairs])
+        for parameter, gradient in pairs if not earlier else ():
+            parameter.grad = gradient
         return self._totals
 
     def _keep_gradients(self) -> None:
         """Those of the batch before, which would be overwritten."""
-        for parameter, gradient in zip(self._parameters, self._gradients, strict=bool(self._gradients)):
-            if parameter.grad is gradient:
-                parameter.grad = gradient.clone()
+        held = [(parameter, gradient) for parameter, gradient in self._with_gradients() if parameter.grad is gradient]
+        copies = torch._foreach_mul([gradient for _, gradient in held], 1.0) if held else ()
+        for (parameter, _), copy in zip(held, copies, strict=True):
+            parameter.grad = copy
+
+    def _with_gradients(self) -> list[tuple[Tensor, Tensor]]:
+        """Parameters that the loss depends on, and their gradients in the recording."""
+        pairs = zip(self._parameters, self._gradients, strict=bool(self._gradients))
+        return [(parameter, gradient) for parameter, gradient in pairs if gradient is not None]
 
     def _passes(self) -> None:
+        self._gradients = ()  # of a run to warm up
         with autocast(self._precision, self._batch.src.device):
             loss = batch_loss(self._model, self._batch, label_smoothing=self._label_smoothing, keys=self._keys)
-        gradients = torch.autograd.grad(loss.smoothed / self._tokens, self._parameters)
+        gradients = torch.autograd.grad(loss.smoothed / self._tokens, self._parameters, allow_unused=True)
         self._gradients = tuple(map(_laid_out_as, gradients, self._parameters))
         self._totals = torch.stack((loss.smoothed.detach(), loss.nll))
 
 
 def can_record(model: OptimizedTransformer, precision: Precision) -> bool:
     """Whether all that a model does with a batch is known not to wait for the GPU, nor to draw random numbers."""
-    draws = any(isinstance(part, MultiHeadAttention) and part.dropout for part in model.modules())
+    parts = list(model.modules())
+    draws = any(isinstance(part, MultiHeadAttention) and part.dropout for part in parts)
+    own = all(part.activation in ACTIVATIONS for part in parts if isinstance(part, FeedForward))
     return (
-        next(model.parameters()).is_cuda
+        type(model) is OptimizedTransformer
+        and next(model.parameters()).is_cuda
         and precision != "fp16"  # whose losses are scaled
         and not model.use_checkpointing
         and not draws
+        and own
         and all(is_known(model, side) for side in ("encoder", "decoder"))
     )
 
 
-def _laid_out_as(gradient: Tensor, parameter: Tensor) -> Tensor:
+def _laid_out_as(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
     """Fused optimizers take numbers as they lie."""
-    return gradient if gradient.stride() == parameter.stride() else gradient.contiguous()
+    return gradient if gradient is None or gradient.stride() == parameter.stride() else gradient.contiguous()

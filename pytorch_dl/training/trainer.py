@@ -267,6 +267,7 @@ class OptimizedTrainer:
 
     def _finish(self, reason: str) -> None:
         """Validate and save the last step, and use the best weights."""
+        self._recorded = None  # and its memory
         self.reporter.say(f"training ended: {reason}")
         if not self.state.step:
             return

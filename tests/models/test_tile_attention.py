@@ -64,17 +64,21 @@ def test_the_interpreter_computes_attention() -> None:
 
 
 def test_only_short_rows_in_half_precision_on_a_gpu_are_computed_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    q, k, _, bias = inputs((2, 2, 16, 16, 16), "cpu")
-    half, narrow = q.bfloat16(), k.bfloat16()
-    assert not fits(half, narrow, bias), "there is no GPU"
+    q, k, v, bias = inputs((2, 2, 16, 16, 16), "cpu")
+    half, narrow, values = q.bfloat16(), k.bfloat16(), v.bfloat16()
+    assert not fits(half, narrow, values, bias), "there is no GPU"
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    monkeypatch.setattr("pytorch_dl.models.tile_attention.HAS_TRITON", True)
-    assert fits(half, narrow, bias) and fits(half.half(), narrow.half(), bias)
-    assert not fits(q, k, bias), "float32"
-    assert not fits(half, narrow, None)
-    assert not fits(half, narrow[:, :1], bias), "grouped queries"
+    monkeypatch.setattr("pytorch_dl.models.tile_attention.CAN_COMPILE", True)
+    assert fits(half, narrow, values, bias)
+    assert not fits(q, k, v, bias) and not fits(half, narrow, v, bias), "float32"
+    assert not fits(half.half(), narrow.half(), values.half(), bias), "GPUs with no bf16 have less memory for a tile"
+    assert not fits(half, narrow[:, :1], values[:, :1], bias), "grouped queries"
+    assert not fits(half, narrow, values[..., :8], bias), "values of another width, as for the weights"
+    assert not fits(half, narrow, values, bias.clone().requires_grad_()), "a bias that is learnt"
+    assert not fits(half, narrow, values, bias.expand(2, 2, 16, 16)), "a bias for each head"
     long = torch.zeros(1, 2, LONGEST + 1, 16, dtype=torch.bfloat16)
-    assert not fits(long, narrow, bias) and not fits(half, long, bias)
-    assert 24 not in DIMS and not fits(half.new_zeros(2, 2, 16, 24), half.new_zeros(2, 2, 16, 24), bias)
-    monkeypatch.setattr("pytorch_dl.models.tile_attention.HAS_TRITON", False)
-    assert not fits(half, narrow, bias)
+    assert not fits(long, narrow, values, bias) and not fits(half, long, long, bias)
+    odd = half.new_zeros(2, 2, 16, 24)
+    assert 24 not in DIMS and not fits(odd, odd, odd, bias)
+    monkeypatch.setattr("pytorch_dl.models.tile_attention.CAN_COMPILE", False)
+    assert not fits(half, narrow, values, bias)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pytorch_dl.dataset.batching import Batch
+from pytorch_dl.models import cuda_graphs
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import trainer as trainer_module
 from pytorch_dl.training.optimizer import gradient_norm
@@ -30,7 +31,8 @@ class Fixed:
         def replay() -> None:
             work()
             for place, found in zip(places, (*passes._gradients, passes._totals), strict=True):
-                place.copy_(found)
+                if place is not None:
+                    place.copy_(found)
             passes._gradients, passes._totals = places[:-1], places[-1]
 
         return replay
@@ -93,8 +95,14 @@ def test_only_what_is_known_to_be_the_same_each_time_is_recorded(monkeypatch: py
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     assert can_record(model(), "bf16") and can_record(model(), "fp32")
     assert not can_record(model(), "fp16")
-    for changes in ({"attention_dropout": 0.1}, {"use_checkpointing": True}, {"norm_type": torch.nn.LayerNorm}):
+    changed = ({"attention_dropout": 0.1}, {"use_checkpointing": True}, {"norm_type": torch.nn.LayerNorm})
+    for changes in (*changed, {"activation": torch.tanh}):
         assert not can_record(model(**changes), "bf16"), changes
+
+    class Own(OptimizedTransformer):
+        pass
+
+    assert not can_record(Own(src_vocab_size=VOCAB, tgt_vocab_size=VOCAB, d_model=16, n_heads=2), "bf16")
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -104,13 +112,26 @@ def test_a_training_on_compiled_layers_records(compiled: bool, monkeypatch: pyte
 
     monkeypatch.setattr(trainer_module, "compiles", lambda *_, **__: compiled)
     monkeypatch.setattr(trainer_module, "can_record", lambda *_: True)
-    made: list[Fixed] = []
-
-    def recorder() -> Fixed:
-        made.append(Fixed())
-        return made[-1]
-
-    monkeypatch.setattr("pytorch_dl.training.recorded_passes.CudaGraphs", recorder)
+    record = Fixed()
+    monkeypatch.setattr(cuda_graphs, "record", record)
     trainer = OptimizedTrainer(model(), Loader(batches(4)), seed=3, mixed_precision=False)
     trainer.train(num_epochs=2)
-    assert [one.recorded for one in made] == ([1] if compiled else [])
+    assert record.recorded == compiled and trainer._recorded is None, "what it held is free again"
+
+
+def test_another_shape_is_refused() -> None:
+    passes = RecordedPasses(model(), precision="fp32", label_smoothing=0.0, record=Fixed())
+    first, (src, tgt) = batches(1)[0], torch.full((2, 1, 3), 5)
+    other = Batch.from_padded(src, tgt, pad_id=0)
+    passes(first, (first.src, first.tgt_in), tokens=1)
+    with pytest.raises(AssertionError, match=r"recorded for src \(3, 7\) got \(1, 3\)"):
+        passes(other, (other.src, other.tgt_in), tokens=1)
+
+
+def test_a_weight_that_is_not_used_has_no_gradient() -> None:
+    made = model(tie_embeddings="decoder")
+    made.spare = torch.nn.Parameter(torch.ones(3))
+    passes, batch = RecordedPasses(made, precision="fp32", label_smoothing=0.0, record=Fixed()), batches(1)[0]
+    for _ in range(2):
+        passes(batch, (batch.src, batch.tgt_in), tokens=1)
+    assert made.spare.grad is None and made.output.weight.grad is not None
