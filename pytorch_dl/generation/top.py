@@ -6,7 +6,7 @@ Shapes: V values, C asked for, M classes.
 import torch
 from torch import Tensor
 
-_SPARE = 16  # values fetched beyond those asked for, so that ties at the edge are nearly always all in sight
+_SPARES = (4, 32)  # values fetched beyond those asked for, and if need be more: all ties at the edge must be in sight
 _CLASS = 16  # values of which only the largest is looked at first
 
 
@@ -17,14 +17,15 @@ def top(values: Tensor, count: int, offsets: Tensor | None = None) -> tuple[Tens
     """
     size = values.size(-2) * values.size(-1)
     count = min(count, size)
-    best, place = _largest(values, min(count + _SPARE, size), offsets)
-    if best.size(-1) < size and (best[..., count - 1] == best[..., -1]).any():  # there may be more ties out of sight
-        whole = values if offsets is None else values + offsets.unsqueeze(-1)
-        best, place = whole.flatten(-2).sort(dim=-1, descending=True, stable=True)
-        return best[..., :count], place[..., :count]
-    place, order = place.sort(dim=-1)
-    best, order = best.gather(-1, order).sort(dim=-1, descending=True, stable=True)
-    return best[..., :count], place.gather(-1, order)[..., :count]
+    for spare in _SPARES:
+        best, place = _largest(values, min(count + spare, size), offsets)
+        if best.size(-1) == size or not (best[..., count - 1] == best[..., -1]).any():
+            place, order = place.sort(dim=-1)
+            best, order = best.gather(-1, order).sort(dim=-1, descending=True, stable=True)
+            return best[..., :count], place.gather(-1, order)[..., :count]
+    whole = values if offsets is None else values + offsets.unsqueeze(-1)
+    best, place = whole.flatten(-2).sort(dim=-1, descending=True, stable=True)
+    return best[..., :count], place[..., :count]
 
 
 def _largest(values: Tensor, count: int, offsets: Tensor | None) -> tuple[Tensor, Tensor]:

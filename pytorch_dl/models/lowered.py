@@ -84,7 +84,7 @@ class Int8Product:
         scale = rows.abs().amax(1, keepdim=True).clamp_min(TINY) / 127
         whole = torch._int_mm((rows / scale).round().to(torch.int8), self.weight).view(*x.shape[:-1], -1)  # (..., O)
         scale = scale.view(*x.shape[:-1], 1)
-        out = whole * (scale if factor is None else scale * factor) * self.scale
+        out = whole.float().mul_(scale if factor is None else scale * factor).mul_(self.scale)
         return out if self.bias is None else out.add_(self.bias)
 
 
