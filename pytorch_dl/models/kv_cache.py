@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_ROOM = 32  # columns, at least, when some are made
+_ROOM = 64  # columns, at least, when some are made: to make them copies the cache, to have them costs little
 
 
 class KeyValue(NamedTuple):
