@@ -19,7 +19,7 @@ from pytorch_dl.models import cuda_graphs
 from pytorch_dl.models.cuda_graphs import Work
 from pytorch_dl.models.kv_cache import DecoderCache, KeyValue, Past
 
-FEWEST_SENTENCES, FEWEST_COLUMNS, SHORTEST_SOURCE = 8, 64, 16  # larger ones are powers of two
+FEWEST_SENTENCES, FEWEST_COLUMNS, SHORTEST_SOURCE = 8, 128, 16  # larger ones are powers of two
 MOST_RECORDINGS = 16  # each holds buffers as large as a cache
 
 # tokens (B, K), positions (B, 1), past and memory of each layer, bias (B, 1, 1, S) -> hidden states (B, K, d)

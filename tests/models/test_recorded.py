@@ -81,7 +81,7 @@ def test_a_recording_is_used_until_the_cache_changes_its_shape() -> None:
     cache.keep(torch.tensor([0, 8]))
     reader.decode_step(tokens[:2], cache)
     assert [size.sentences for size in recordings._kept] == [16, 8] and len(steps) == 3
-    assert Size.of(cache) == (8, 2, 64, 16)
+    assert Size.of(cache) == (8, 2, 128, 16)
 
 
 @torch.no_grad()
