@@ -4,6 +4,7 @@ Everybody trains on the same random pairs, with about as many real tokens a step
 """
 
 import gc
+import importlib.util
 import itertools
 import math
 import tempfile
@@ -82,7 +83,7 @@ def entries(bench: Bench) -> list[Entry]:
     """Ours at all numbers of tokens, then the others at the first, Hugging Face's at all: the most important first."""
     scale, first = bench.scale, bench.scale.tokens[:1]
     peers = [name for name in ("marian", "torch.nn") if name in found_peers()]
-    ours, trainer = COMPILED if bench.compiled else EAGER, [TRAINER] if "marian" in peers else []
+    ours, trainer = COMPILED if bench.compiled else EAGER, [TRAINER] if "marian" in peers and has_trainer() else []
     named = [(name, first) for name in [NAIVE, *trainer, *peers]]
     named += [(name, scale.tokens[1:]) for name in peers[:1]] + [(EAGER, first), (PLAIN, first)]
     kinds = [
@@ -90,6 +91,11 @@ def entries(bench: Bench) -> list[Entry]:
         *(kind for kind in named if kind[0] != ours and (bench.compiled or kind[0] != PLAIN)),
     ]
     return [Entry(preset, name, size) for name, sizes in kinds for size in sizes for preset in scale.presets]
+
+
+def has_trainer() -> bool:
+    """Whether Hugging Face's Trainer has all that it needs."""
+    return importlib.util.find_spec("accelerate") is not None
 
 
 def result_of(entry: Entry, bench: Bench) -> Found:
