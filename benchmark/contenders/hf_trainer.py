@@ -17,6 +17,7 @@ from benchmark.measuring.device_time import synchronize
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.training.precision import choose_precision
+from pytorch_dl.translator import choose_device
 
 IGNORED = -100
 MANY_STEPS = 1_000_000
@@ -54,8 +55,7 @@ class HuggingFaceTrainer:
         self.pairs, self.pad_id, self.folder = Pairs(loader), pad_id, folder
         self.pairs_per_step, self.smoothing = pairs_per_step, config.training.label_smoothing
         self._clock: Clock | None = None
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.bf16 = choose_precision(config.training.mixed_precision, device) == "bf16"
+        self.bf16 = choose_precision(config.training.mixed_precision, choose_device("auto")) == "bf16"
         precision = "bf16" if self.bf16 else "fp32"
         self.what = (
             f"Hugging Face MarianMTModel with Seq2SeqTrainer, {precision}, batches grouped by length, fused AdamW, "

@@ -84,12 +84,10 @@ def entries(bench: Bench) -> list[Entry]:
     scale, first = bench.scale, bench.scale.tokens[:1]
     peers = [name for name in ("marian", "torch.nn") if name in found_peers()]
     ours, trainer = COMPILED if bench.compiled else EAGER, [TRAINER] if "marian" in peers and has_trainer() else []
-    named = [(name, first) for name in [NAIVE, *trainer, *peers]]
-    named += [(name, scale.tokens[1:]) for name in peers[:1]] + [(EAGER, first), (PLAIN, first)]
-    kinds = [
-        (ours, scale.tokens),
-        *(kind for kind in named if kind[0] != ours and (bench.compiled or kind[0] != PLAIN)),
-    ]
+    kinds = [(ours, scale.tokens), *((name, first) for name in (NAIVE, *trainer, *peers))]
+    kinds += [(name, scale.tokens[1:]) for name in peers[:1]]
+    if bench.compiled:
+        kinds += [(EAGER, first), (PLAIN, first)]
     return [Entry(preset, name, size) for name, sizes in kinds for size in sizes for preset in scale.presets]
 
 

@@ -24,6 +24,19 @@ def _tile(start, stride_b, stride_h, stride_t, row, head, t, d):
     return start + row.to(tl.int64) * stride_b + head * stride_h + t[:, None] * stride_t + d[None, :]
 
 
+@triton.jit
+def _load(start, stride_b, stride_h, stride_t, row, head, t, d, tokens):
+    """(T, D) of a row and head, with zeros behind the row's tokens."""
+    return tl.load(_tile(start, stride_b, stride_h, stride_t, row, head, t, d), mask=t[:, None] < tokens, other=0.0)
+
+
+@triton.jit
+def _store(tile, start, stride_b, stride_h, stride_t, row, head, t, d, tokens):
+    """Write (T, D) of a row and head, as far as the row has tokens."""
+    place = _tile(start, stride_b, stride_h, stride_t, row, head, t, d)
+    tl.store(place, tile.to(start.dtype.element_ty), mask=t[:, None] < tokens)
+
+
 @triton.jit(do_not_specialize=["queries", "keys"])  # or other lengths would be compiled anew
 def forward(
     q_start, q_b, q_h, q_t,
@@ -37,13 +50,12 @@ def forward(
     """Write the output of one row and head."""
     row, head = tl.program_id(0) // heads, tl.program_id(0) % heads
     t, s, d = tl.arange(0, T), tl.arange(0, S), tl.arange(0, D)
-    t_inside, s_inside = t[:, None] < queries, s[:, None] < keys
-    q = tl.load(_tile(q_start, q_b, q_h, q_t, row, head, t, d), mask=t_inside, other=0.0)
-    k = tl.load(_tile(k_start, k_b, k_h, k_t, row, head, s, d), mask=s_inside, other=0.0)
-    v = tl.load(_tile(v_start, v_b, v_h, v_t, row, head, s, d), mask=s_inside, other=0.0)
+    q = _load(q_start, q_b, q_h, q_t, row, head, t, d, queries)
+    k = _load(k_start, k_b, k_h, k_t, row, head, s, d, keys)
+    v = _load(v_start, v_b, v_h, v_t, row, head, s, d, keys)
     weights = _weights(q, k, bias_start + row.to(tl.int64) * queries * keys, queries, keys, scale, t, s)
     out = tl.dot(weights.to(v.dtype), v)
-    tl.store(_tile(out_start, out_b, out_h, out_t, row, head, t, d), out.to(v.dtype), mask=t_inside)
+    _store(out, out_start, out_b, out_h, out_t, row, head, t, d, queries)
 
 
 @triton.jit(do_not_specialize=["queries", "keys"])
@@ -62,18 +74,17 @@ def backward(
     """Write the gradients of one row and head."""
     row, head = tl.program_id(0) // heads, tl.program_id(0) % heads
     t, s, d = tl.arange(0, T), tl.arange(0, S), tl.arange(0, D)
-    t_inside, s_inside = t[:, None] < queries, s[:, None] < keys
-    q = tl.load(_tile(q_start, q_b, q_h, q_t, row, head, t, d), mask=t_inside, other=0.0)
-    k = tl.load(_tile(k_start, k_b, k_h, k_t, row, head, s, d), mask=s_inside, other=0.0)
-    v = tl.load(_tile(v_start, v_b, v_h, v_t, row, head, s, d), mask=s_inside, other=0.0)
-    grad = tl.load(_tile(grad_start, grad_b, grad_h, grad_t, row, head, t, d), mask=t_inside, other=0.0)
+    q = _load(q_start, q_b, q_h, q_t, row, head, t, d, queries)
+    k = _load(k_start, k_b, k_h, k_t, row, head, s, d, keys)
+    v = _load(v_start, v_b, v_h, v_t, row, head, s, d, keys)
+    grad = _load(grad_start, grad_b, grad_h, grad_t, row, head, t, d, queries)
     weights = _weights(q, k, bias_start + row.to(tl.int64) * queries * keys, queries, keys, scale, t, s)
     v_grad = tl.dot(tl.trans(weights.to(grad.dtype)), grad)
-    tl.store(_tile(v_grad_start, v_grad_b, v_grad_h, v_grad_t, row, head, s, d), v_grad.to(v.dtype), mask=s_inside)
+    _store(v_grad, v_grad_start, v_grad_b, v_grad_h, v_grad_t, row, head, s, d, keys)
     of_weights = tl.dot(grad, tl.trans(v))
     of_scores = weights * (of_weights - tl.sum(weights * of_weights, 1)[:, None]) * scale
     of_scores = of_scores.to(q.dtype)
     q_grad = tl.dot(of_scores, k)
-    tl.store(_tile(q_grad_start, q_grad_b, q_grad_h, q_grad_t, row, head, t, d), q_grad.to(q.dtype), mask=t_inside)
+    _store(q_grad, q_grad_start, q_grad_b, q_grad_h, q_grad_t, row, head, t, d, queries)
     k_grad = tl.dot(tl.trans(of_scores), q)
-    tl.store(_tile(k_grad_start, k_grad_b, k_grad_h, k_grad_t, row, head, s, d), k_grad.to(k.dtype), mask=s_inside)
+    _store(k_grad, k_grad_start, k_grad_b, k_grad_h, k_grad_t, row, head, s, d, keys)

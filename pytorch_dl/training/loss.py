@@ -23,6 +23,15 @@ BLOCK_TOKENS = {"cpu": 2048}  # of the vocabulary whose gradient is added at onc
 Exponentials = Callable[[Tensor, torch.dtype], tuple[Tensor, Tensor, Tensor]]
 
 
+class _Manner(NamedTuple):
+    """How the loss is computed."""
+
+    ignored: int
+    smoothing: float
+    rows: int  # of logits at once
+    exponentials: Exponentials
+
+
 class Loss(NamedTuple):
     """Sums over all labelled tokens; the caller divides by their number."""
 
@@ -51,29 +60,18 @@ def linear_cross_entropy(
     chunk_rows = CHUNK_ROWS.get(hidden.device.type, 1024)
     chunk_rows = max(1, int(chunk_rows * LEAN_SHARE)) if lean else chunk_rows
     exponentials = _fused_exponentials() if compiled and hidden.is_cuda else _exponentials
-    settings = ignored, label_smoothing, chunk_rows, exponentials
-    return Loss(*_LinearCrossEntropy.apply(*rows, *settings))  # type: ignore[no-untyped-call]
+    manner = _Manner(ignored, label_smoothing, chunk_rows, exponentials)
+    return Loss(*_LinearCrossEntropy.apply(*rows, manner))  # type: ignore[no-untyped-call]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        labels: Tensor,
-        ignored: int,
-        smoothing: float,
-        rows: int,
-        exponentials: Exponentials,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, manner: _Manner) -> tuple[Tensor, Tensor]:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         train = any(ctx.needs_input_grad[:2])
         with torch.autocast(device, enabled=False):
-            sums, grads = _forward_chunks(
-                hidden.to(dtype), weight.to(dtype), labels, ignored, smoothing, rows, exponentials, train
-            )
+            sums, grads = _forward_chunks(hidden.to(dtype), weight.to(dtype), labels, manner, train)
         if train:
             ctx.save_for_backward(grads[0].to(hidden.dtype), grads[1].to(weight.dtype))
         ctx.mark_non_differentiable(sums[1])
@@ -83,24 +81,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden_grad, weight_grad = ctx.saved_tensors
-        return hidden_grad * grad, weight_grad * grad, None, None, None, None, None
+        return hidden_grad * grad, weight_grad * grad, None, None
 
 
 def _forward_chunks(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    ignored: int,
-    smoothing: float,
-    rows: int,
-    exponentials: Exponentials,
-    train: bool,
+    hidden: Tensor, weight: Tensor, labels: Tensor, manner: _Manner, train: bool
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Both sums, and their gradients for hidden and weight.
 
     A logit's gradient is softmax - (1 - eps) [is label] - eps / V. The softmax's division is done on the products, and
     so is the last term, which is the same for all logits: what is of size (rows, V) is passed over as seldom as can be.
     """
+    ignored, smoothing, rows, exponentials = manner
     accurate = torch.promote_types(weight.dtype, torch.float32)
     valid = (labels != ignored).unsqueeze(1)  # (N, 1)
     targets = labels.unsqueeze(1).where(valid, 0)
