@@ -55,6 +55,7 @@ class HuggingFaceTrainer:
         self.pairs, self.pad_id, self.folder = Pairs(loader), pad_id, folder
         self.pairs_per_step, self.smoothing = pairs_per_step, config.training.label_smoothing
         self._clock: Clock | None = None
+        self._thread: threading.Thread | None = None
         self.bf16 = choose_precision(config.training.mixed_precision, choose_device("auto")) == "bf16"
         precision = "bf16" if self.bf16 else "fp32"
         self.what = (
@@ -66,7 +67,8 @@ class HuggingFaceTrainer:
         """Real tokens a second of some steps, and the loss of a token in the last of them."""
         if self._clock is None:
             trainer, self._clock = self.trainer(max_steps=MANY_STEPS)
-            threading.Thread(target=trainer.train, daemon=True).start()
+            self._thread = threading.Thread(target=trainer.train, daemon=True)
+            self._thread.start()
         return self._clock.run(steps)
 
     @property
@@ -76,9 +78,10 @@ class HuggingFaceTrainer:
         return sum(self._clock.made) / self._clock.positions
 
     def stop(self) -> None:
-        """End the training."""
-        if self._clock:
+        """End the training, and wait for its end: until then it needs its folder."""
+        if self._clock and self._thread:
             self._clock.wanted.put(0)
+            self._thread.join()
 
     def trainer(self, **settings: Any) -> tuple[Any, "Clock"]:
         """A Seq2SeqTrainer with these further settings, and the clock that it is watched by."""
