@@ -18,13 +18,13 @@ TINY = torch.finfo(torch.float32).tiny
 
 
 class Product(Protocol):
-    """x W + b, where a factor for each row of x may still be outstanding: a normalisation's, which costs nothing so.
+    """x W + b, where each row of x may come with a factor, a normalisation's.
 
     No module: calling one takes as long as a small product.
     """
 
     def __call__(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
-        """x (..., I) and factor (..., 1) -> (..., O), perhaps in the lower precision where there is no factor."""
+        """x (..., I) and factor (..., 1) -> (..., O), perhaps in the lower precision."""
         ...
 
 
@@ -35,10 +35,7 @@ class FullProduct:
         self.weight, self.bias = weight, bias
 
     def __call__(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
-        if factor is None:
-            return F.linear(x, self.weight, self.bias)
-        out = F.linear(x, self.weight).mul_(factor)
-        return out if self.bias is None else out.add_(self.bias)
+        return F.linear(x if factor is None else x * factor, self.weight, self.bias)
 
 
 class Bf16Product:
@@ -51,13 +48,11 @@ class Bf16Product:
         self.bias = None if bias is None else bias.float()
 
     def __call__(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
-        half = x.bfloat16()
+        half = (x if factor is None else x * factor).bfloat16()
         if self.is_packed:
             out: Tensor = torch.ops.mkldnn._linear_pointwise(half, self.weight, None, "none", [], "")
         else:
             out = F.linear(half, self.weight)
-        if factor is not None:
-            out = out.mul_(factor) if factor.dtype == out.dtype else out * factor
         return out if self.bias is None else out + self.bias
 
 

@@ -1,7 +1,7 @@
 """A trained model made ready to be read out: fewer and smaller operations for each token, the same function.
 
 What a step of decoding costs is less its arithmetic than the number of operations and the bytes that they pass over. So
-the factor of RMSNorm is multiplied in behind the product that follows it, its weight is part of that product's, as is
+the weight of RMSNorm is part of the product that follows it (in int8 its factor too, which costs nothing there), as is
 the scale of attention scores; rotary pairs stand side by side, so that a rotation is one product of complex numbers;
 and the matrix products run in the precision that is asked for.
 
@@ -78,8 +78,13 @@ class Reader:
         if self.recordings:
             hidden = self.recordings.step(tokens, cache)
         else:
+            # A search begins with beams that all hold the same: then one is computed for all.
+            same = not cache.longest and torch.equal(tokens, tokens[:, :1].expand_as(tokens))
+            spoken = tokens[:, :1] if same else tokens
             pasts = [cache.layer(index) for index in range(len(self.decoder.layers))]
-            hidden = self.decoder(tokens, cache.positions, pasts, cache.memories, cache.cross_bias)
+            hidden = self.decoder(spoken, cache.positions, pasts, cache.memories, cache.cross_bias).expand(
+                *tokens.shape, -1
+            )
         cache.end_step()
         return hidden
 
@@ -176,12 +181,12 @@ class ReadingLayer:
         """x (B, K, d), turns (B, K, 1, D / 2) as complex numbers, memory (B, G, S, D) twice -> (B, K, d), in place."""
         query, key, dim = self.heads
         qkv = self.self_in(x).view(*x.shape[:-1], query + 2 * key, dim)  # (B, K, H + 2G, D)
-        qk, v = qkv[:, :, : query + key], qkv[:, :, query + key :]
         if turns is not None:
-            pairs = torch.view_as_complex(qk.view(*qk.shape[:-1], dim // 2, 2))
-            qk = torch.view_as_real(pairs * turns).flatten(-2)
-        seen = past.extend(KeyValue(qk[:, :, query:].transpose(1, 2), v.transpose(1, 2)))
-        x = self.self_out(x, attend(qk[:, :, :query], seen, past.bias))
+            turned = qkv[:, :, : query + key]
+            torch.view_as_complex(turned.view(*turned.shape[:-1], dim // 2, 2)).mul_(turns)
+        k, v = qkv[:, :, query:].transpose(1, 2).chunk(2, dim=1)  # (B, G, K, D)
+        seen = past.extend(KeyValue(k, v))
+        x = self.self_out(x, attend(qkv[:, :, :query], seen, past.bias[:, :, : x.size(1)]))
         if memory is not None and cross_bias is not None:
             q = self.cross_in(x).view(*x.shape[:-1], query, dim)  # (B, K, H, D)
             x = self.cross_out(x, attend(q, memory, cross_bias))
@@ -237,7 +242,7 @@ class Normed:
         if self.least is None:
             return self.product(x if self.norm is None else self.norm(x)).to(kind)
         length = torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.least)  # (..., 1)
-        return self.product(x, length.reciprocal_().to(kind)).to(kind)
+        return self.product(x, length.reciprocal_()).to(kind)
 
 
 def attend(q: Tensor, past: KeyValue, bias: Tensor) -> Tensor:

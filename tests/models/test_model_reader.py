@@ -45,6 +45,24 @@ def test_reading_is_the_model_s_own_decoding(variant) -> None:
 
 @pytest.mark.usefixtures("float64")
 @torch.no_grad()
+@pytest.mark.parametrize("positions", ["rope", "learned"])
+def test_beams_that_begin_alike_are_computed_once(positions) -> None:
+    model = small(positions=positions).eval()
+    reader, src, rows = Reader(model), torch.randint(1, VOCAB, (3, 6)), []
+    norm = reader.decoder.norm
+    reader.decoder.norm = lambda x: (rows.append(tuple(x.shape[:2])), norm(x))[1]
+    caches = model.start_decoding(src, beam_size=4), reader.start_decoding(src, beam_size=4)
+    for step in range(4):
+        tokens = torch.randint(1, VOCAB, (3, 4)) if step else torch.tensor([[1], [2], [1]]).expand(3, 4)
+        expected, read = model.decode_step(tokens, caches[0]), reader.decode_step(tokens, caches[1])
+        assert_same(read, expected, relative=1e-11, what=step)
+        for cache in caches:
+            cache.reorder(torch.tensor([[1, 0, 0, 3]] * 3))
+    assert rows == [(3, 1), (3, 4), (3, 4), (3, 4)]
+
+
+@pytest.mark.usefixtures("float64")
+@torch.no_grad()
 def test_short_sources_are_encoded_apart() -> None:
     model, lengths = small().eval(), [12] * 5 + [7] * 20 + [3] * 20 + [1] * 20
     src = torch.randint(1, VOCAB, (len(lengths), 12)) * (torch.arange(12) < torch.tensor(lengths).unsqueeze(1))
