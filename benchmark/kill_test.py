@@ -1,67 +1,23 @@
-"""Kill a training with SIGKILL again and again, resume it each time, and compare its end with an uninterrupted run.
+"""Kill a training again and again, as `pytorch-dl doctor` does, and write down what came of it.
 
     python benchmark/kill_test.py --kills 20
 
-Half of the kills are aimed into the writing of a checkpoint. Prints one line of JSON; exit code 1 when any bit differs
-or more steps were lost than lie between two checkpoints.
+Prints one line of JSON; exit code 1 when any bit differs or more steps were lost than lie between two checkpoints.
 """
 
 import argparse
-import hashlib
 import json
-import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # run as a file: the checkout's root takes the place of this folder among the places of modules
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmark.measuring.machine import machine
-from pytorch_dl.data import dates_file
-from pytorch_dl.files import TEMPORARY, damage, write_json
-
-STEPS, SAVE_EVERY = 200, 5
-LIFE_SECONDS = 300.0  # a process that makes no progress for so long is stuck
-SETTINGS = {
-    "model": {"d_model": 32, "n_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 1, "dropout": 0.1},
-    "data": {
-        "train_data_path": str(dates_file("val")),
-        "val_data_path": str(dates_file("test")),
-        "tokenizer_name": "char",
-        "vocab_size": 512,
-        "max_tokens_per_batch": 512,
-        "layout": "packed",
-    },
-    "training": {
-        "max_steps": STEPS,
-        "save_every": SAVE_EVERY,
-        "eval_every": 42,
-        "eval_decode": 8,
-        "label_smoothing": 0.1,
-        "gradient_accumulation_steps": 2,
-        "ema_decay": 0.99,
-        "mixed_precision": False,
-    },
-    "scheduler": {"warmup": 20},
-    "system": {"num_threads": 1, "device": "cpu"},
-    "logging": {"log_every": 1, "tensorboard": False},
-}
-
-
-@dataclass
-class Outcome:
-    """What happened to the run that was killed."""
-
-    kills: int = 0
-    kills_in_a_save: int = 0
-    lost_steps: list[int] = field(default_factory=list)
+from pytorch_dl.doctor.kills import SAVE_EVERY, compare
+from pytorch_dl.files import write_json
 
 
 def main() -> int:
@@ -78,114 +34,6 @@ def main() -> int:
     if arguments.out:
         write_json(arguments.out, {**result, "machine": where})
     return 0 if result["equal"] and result["lost_steps_max"] <= SAVE_EVERY else 1
-
-
-def compare(folder: Path, kills: int, rng: random.Random) -> dict[str, Any]:
-    """Train twice in `folder`, once with kills."""
-    config = folder / "config.json"
-    config.write_text(json.dumps(SETTINGS))
-    straight, killed = folder / "straight", folder / "killed"
-    finish(start(config, straight))
-    began = time.monotonic()
-    outcome = train_with_kills(config, killed, kills, rng)
-    expected, found = checksums(straight), checksums(killed)
-    return {
-        "kills_survived": outcome.kills,
-        "kills_in_a_save": outcome.kills_in_a_save,
-        "steps": STEPS,
-        "save_every": SAVE_EVERY,
-        "lost_steps_max": max(outcome.lost_steps, default=0),
-        "equal": found == expected,
-        "different": [name for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name)],
-        "seconds": round(time.monotonic() - began, 1),
-    }
-
-
-def start(config: Path, run: Path) -> "subprocess.Popen[str]":
-    """Begin the run in a process of its own, or go on with it where it has begun."""
-    begun = (run / "config.yaml").exists()
-    command = ["resume", str(run)] if begun else ["train", str(config), "--out", str(run)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "pytorch_dl", *command], env=environment, stderr=subprocess.PIPE, text=True
-    )
-
-
-def finish(process: "subprocess.Popen[str]") -> None:
-    _, told = process.communicate(timeout=LIFE_SECONDS)
-    if process.returncode:
-        raise SystemExit(f"training ended with exit code {process.returncode}:\n{told}")
-
-
-def train_with_kills(config: Path, run: Path, kills: int, rng: random.Random) -> Outcome:
-    """Every tenth kill comes at any moment from the start of a process, half of the others while it saves."""
-    outcome = Outcome()
-    for number in range(kills):
-        process = start(config, run)
-        aimed = number % 2 == 0
-        done = last_step(run)
-        share = max(1, (STEPS - done) // (kills - number + 1))  # of the steps that are left: some for each kill
-        if number % 10 == 9:
-            end = time.monotonic() + rng.uniform(0, 6)
-            while time.monotonic() < end and last_step(run) < done + share:
-                time.sleep(0.005)
-        else:
-            goal = done + rng.randint(1, share)
-            wait_for(process, run, step=goal, saving=aimed)
-            time.sleep(rng.uniform(0, 0.004 if aimed else 0.05))
-        outcome.kills_in_a_save += is_saving(run)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        if process.returncode != -signal.SIGKILL:
-            raise SystemExit(f"kill {number + 1} came too late: exit code {process.returncode}")
-        outcome.kills += 1
-        outcome.lost_steps.append(last_step(run) - newest_checkpoint(run))
-    finish(start(config, run))
-    return outcome
-
-
-def wait_for(process: "subprocess.Popen[str]", run: Path, *, step: int, saving: bool) -> None:
-    """Return when the run has made a step, or writes its next checkpoint after it."""
-    until = time.monotonic() + LIFE_SECONDS
-    while process.poll() is None and time.monotonic() < until:
-        if last_step(run) < step:
-            time.sleep(0.005)
-        elif saving and not is_saving(run):
-            time.sleep(0.0003)
-        else:
-            return
-    process.kill()
-    raise SystemExit(f"the run did not come to step {step}:\n{process.communicate()[1]}")
-
-
-def is_saving(run: Path) -> bool:
-    """Whether a checkpoint is being written, or was when its process died."""
-    return any((run / "checkpoints").glob(f"{TEMPORARY}*"))
-
-
-def last_step(run: Path) -> int:
-    """Of the last whole line of the record."""
-    try:
-        with open(run / "metrics.jsonl", "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
-            whole = file.read().split(b"\n")[:-1]
-        return int(json.loads(whole[-1])["step"]) if whole else 0
-    except (FileNotFoundError, ValueError):
-        return 0
-
-
-def newest_checkpoint(run: Path) -> int:
-    """The step that the run goes on from."""
-    whole = (path for path in sorted((run / "checkpoints").glob("step-*"), reverse=True) if damage(path) is None)
-    newest = next(whole, None)
-    return int(newest.name.removeprefix("step-")) if newest else 0
-
-
-def checksums(run: Path) -> dict[str, str]:
-    """SHA-256 of the weights for use, the record, and the tensors of the last checkpoint."""
-    last = run / "checkpoints" / f"step-{newest_checkpoint(run):08d}"
-    files = [run / "model" / "model.safetensors", run / "metrics.jsonl", *sorted(last.glob("*.safetensors"))]
-    return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 if __name__ == "__main__":

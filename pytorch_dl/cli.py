@@ -53,11 +53,9 @@ def run(
         "data.val_split": split,
     }
     settings = _settings(config, preset, overrides, paths)
-    from pytorch_dl.run import begin, finish
-    from pytorch_dl.training.progress import Progress
+    from pytorch_dl.run import start
 
-    progress = Progress()
-    finish(begin(settings, out or _new_folder(), progress=progress, beam_size=beam), progress=progress)
+    start(settings, out or _new_folder(), beam_size=beam)
 
 
 @app.command("train")
@@ -68,21 +66,48 @@ def train_command(
 ) -> None:
     """Train by a configuration file, without the check before and the evaluation after."""
     settings = _settings(config, None, overrides, {})
-    from pytorch_dl.run import begin, finish
-    from pytorch_dl.training.progress import Progress
+    from pytorch_dl.run import start
 
-    progress = Progress()
-    finish(begin(settings, out or _new_folder(), progress=progress, beam_size=None), progress=progress)
+    start(settings, out or _new_folder(), beam_size=None)
 
 
 @app.command()
 def resume(run_folder: o.Run) -> None:
     """Go on with a run that was stopped or killed; it needs nothing but the folder."""
-    from pytorch_dl.run import finish
-    from pytorch_dl.training.progress import Progress
+    from pytorch_dl.run import go_on
     from pytorch_dl.training.run_folder import RunFolder
 
-    finish(RunFolder(run_folder), progress=Progress())
+    go_on(RunFolder(run_folder))
+
+
+@app.command()
+def verify(run_folder: o.Run) -> None:
+    """Say of each part of a run folder whether it is whole and fits the others; ends with 4 if one is not."""
+    from pytorch_dl.commands import print_verified
+
+    print_verified(run_folder)
+
+
+@app.command()
+def replay(
+    run_folder: o.Run,
+    step: Annotated[int | None, typer.Option(help="The last to recompute (that of the newest checkpoint).")] = None,
+) -> None:
+    """Recompute the steps up to one from the checkpoint before it, and compare the bits; ends with 4 if they differ."""
+    from pytorch_dl.commands import print_replayed
+
+    print_replayed(run_folder, step)
+
+
+@app.command()
+def doctor(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="On the disk to try (here).")] = Path("."),
+    kills: Annotated[int, typer.Option(min=0, help="Of a training, which takes four seconds for each.")] = 20,
+) -> None:
+    """Try whether saves and trainings survive kills on this machine and disk; two minutes; ends with 6 if not."""
+    from pytorch_dl.commands import print_checkup
+
+    print_checkup(folder, kills=kills)
 
 
 @app.command()

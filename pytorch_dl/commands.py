@@ -1,10 +1,15 @@
-"""What the command `check` prints."""
+"""What the commands `check`, `verify`, `replay` and `doctor` print."""
 
 import json
 import sys
+from pathlib import Path
 
 from pytorch_dl.config import Config
+from pytorch_dl.doctor.checkup import examine
+from pytorch_dl.errors import CheckpointError, ResourceError
+from pytorch_dl.replaying import changed_environment, replay
 from pytorch_dl.run import check_texts, refuse_errors
+from pytorch_dl.verifying import verify
 
 
 def print_check(config: Config, *, as_json: bool) -> None:
@@ -12,6 +17,49 @@ def print_check(config: Config, *, as_json: bool) -> None:
     report, _ = check_texts(config, _say)
     print(json.dumps(report.to_json(), ensure_ascii=False, indent=2) if as_json else "\n".join(report.lines()))
     refuse_errors(report)
+
+
+def print_verified(run: Path) -> None:
+    """Print each part of a run folder as it was found; damaged ones end with the exit code of checkpoints."""
+    damaged = []
+    for part, problem in verify(run):
+        print(f"{'damaged' if problem else 'whole':8} {part}" + (f": {problem}" if problem else ""))
+        damaged += [part] if problem else []
+    if damaged:
+        raise CheckpointError(
+            f"{len(damaged)} parts are damaged, the first is {damaged[0]}",
+            where=str(run),
+            fix=f"`pytorch-dl resume {run}` goes on from the newest whole checkpoint and makes token stores anew",
+        )
+
+
+def print_replayed(run: Path, step: int | None) -> None:
+    """Print what came of recomputing; other bits end with the exit code of checkpoints."""
+    found = replay(run, step, say=_say)
+    what = f"{found.lines} lines of the record and {found.files} files of the checkpoint"
+    if not found.different:
+        print(f"steps {found.start + 1} to {found.step} recomputed: {what} have the same bits")
+        return
+    for name in found.different:
+        print(f"differs: {name}")
+    reasons = "; ".join(changed_environment(run))
+    raise CheckpointError(
+        f"steps {found.start + 1} to {found.step} recomputed: of {what}, {len(found.different)} differ",
+        where=str(run),
+        fix=f"look at what has changed since the run began: {reasons or 'nothing that is known'}",
+    )
+
+
+def print_checkup(folder: Path, *, kills: int) -> None:
+    """Print what was examined as it is found; what must not be ends with the exit code of resources."""
+    bad = []
+    for what, seen, fine in examine(folder, kills=kills):
+        print(f"{'' if fine is None else 'good' if fine else 'BAD':4}  {what}: {seen}", flush=True)
+        bad += [what] if fine is False else []
+    if bad:
+        raise ResourceError(
+            f"not fine: {', '.join(bad)}", where=str(folder), fix="keep runs on another disk, and tell us what you saw"
+        )
 
 
 def _say(line: str) -> None:

@@ -7,7 +7,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from rich.console import Console
 from safetensors.torch import save_file
 
 from pytorch_dl.config import Config
@@ -29,12 +31,13 @@ from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.prepare import new_tokenizers, prepare
 from pytorch_dl.process import keep_freed_memory
 from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training.peers import ALONE, Peers, joined, was_restarted
 from pytorch_dl.training.progress import Progress, Sample
 from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.training.train_state import TrainState
 from pytorch_dl.training.trainer import create_trainer
 from pytorch_dl.training.validation import Decode, Decoded
-from pytorch_dl.translator import Translator, build_model
+from pytorch_dl.translator import Translator, build_model, choose_device
 
 Say = Callable[[str], None]
 SAMPLES = 5
@@ -68,6 +71,41 @@ def refuse_errors(report: CheckReport) -> None:
         raise DataError(f"{what.rstrip('.')}{more}", fix=fix or "mend the text; `pytorch-dl check` shows all findings")
 
 
+def start(config: Config, out: Path, *, beam_size: int | None) -> None:
+    """Begin a run and do all of it: as `begin` and `finish`, in all processes that torchrun started."""
+    with joined(choose_device(config.system.device)) as peers:
+        peers.refuse_difference(_flat(config.model_dump(mode="json")), what="the configuration")
+        folder, progress = RunFolder(Path(peers.tell(str(out)))), _progress(peers)
+        if peers.is_first and not (was_restarted() and folder.config.exists()):
+            begin(config, folder.path, progress=progress, beam_size=beam_size)
+        peers.wait()
+        with _resumable(folder):
+            train(folder, progress=progress, peers=peers)
+    if peers.is_first:
+        _evaluate_if_asked(folder, progress=progress)
+
+
+def go_on(folder: RunFolder) -> None:
+    """Do what is left of a begun run: as `finish`, in all processes that torchrun started."""
+    with joined(choose_device(folder.read_config().system.device)) as peers, _resumable(folder):
+        progress = _progress(peers)
+        train(folder, progress=progress, peers=peers)
+    if peers.is_first:
+        _evaluate_if_asked(folder, progress=progress)
+
+
+def _progress(peers: Peers) -> Progress:
+    return Progress() if peers.is_first else Progress(Console(quiet=True))
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"model": {"d_model": 64}} -> {"model.d_model": 64}"""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
 def begin(config: Config, out: Path, *, progress: Progress, beam_size: int | None) -> RunFolder:
     """Begin a run in the folder `out`.
 
@@ -86,8 +124,13 @@ def begin(config: Config, out: Path, *, progress: Progress, beam_size: int | Non
 def finish(folder: RunFolder, *, progress: Progress) -> None:
     """Do what is left of a begun run: training, and the evaluation where it was asked for."""
     with _resumable(folder):
-        beam_size = folder.read_beam_size()
         train(folder, progress=progress)
+    _evaluate_if_asked(folder, progress=progress)
+
+
+def _evaluate_if_asked(folder: RunFolder, *, progress: Progress) -> None:
+    with _resumable(folder):
+        beam_size = folder.read_beam_size()
         if beam_size and not folder.report.exists():
             try:
                 evaluate_run(folder, beam_size=beam_size, progress=progress)
@@ -96,22 +139,23 @@ def finish(folder: RunFolder, *, progress: Progress) -> None:
     progress.say(f"translate with: pytorch-dl translate {folder.path}")
 
 
-def train(folder: RunFolder, *, progress: Progress) -> None:
+def train(folder: RunFolder, *, progress: Progress, peers: Peers = ALONE) -> None:
     """Train a begun run to its end, from wherever it is; a finished one is left as it is."""
     config = folder.read_config()
-    if folder.is_finished:
+    if peers.tell(folder.is_finished):
         progress.say(f"{folder.path} is finished: nothing to do")
         return
-    with RunLock(folder.path):
-        remove_leftovers(folder.path)
-        data = prepare(folder, config, progress.say)
+    with RunLock(folder.path) if peers.is_first else contextlib.nullcontext():
+        if peers.is_first:
+            remove_leftovers(folder.path)
+        data = peers.in_turn(lambda: prepare(folder, config, progress.say))
         keep_freed_memory()  # not before: what preparation frees goes back to the system
         model = build_model(config, data.tokenizers)
         progress.say(f"model: {model.num_parameters():,} parameters on {next(model.parameters()).device}")
         val = data.val_dataloader()
         if val is None:
             progress.say("no validation text: the last weights are kept; --split N holds N pairs out to validate on")
-        decode = _decoder(data, config.training) if config.training.eval_decode else None
+        decode = decoder(data, config.training) if config.training.eval_decode else None
         trainer = create_trainer(
             model=model,
             train_dataloader=data.train_dataloader(),
@@ -120,10 +164,13 @@ def train(folder: RunFolder, *, progress: Progress) -> None:
             run_dir=folder.path,
             decode=decode,
             progress=progress,
+            peers=peers,
         )
         if trainer.resume():
             progress.say(f"resuming at step {trainer.state.step:,}")
         state = trainer.train()
+        if not peers.is_first:
+            return
         with new_folder(folder.model) as temporary:
             save_file(ckpt.model_weights(model), temporary / ckpt.MODEL)
             origin = {"best_step": state.best_step, "last_step": state.step, "averaged": trainer.has_average}
@@ -158,7 +205,7 @@ def _check_before(config: Config, say: Say) -> TokenizerPair | None:
     return tokenizers
 
 
-def _decoder(data: DataModule, training: TrainingConfig) -> Decode | None:
+def decoder(data: DataModule, training: TrainingConfig) -> Decode | None:
     """Greedy translation of the first validation pairs, for the scores and samples of each validation."""
     store, tokenizers = data.val_store, data.tokenizers
     if store is None:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults import failing_at, killed_at, number_of_calls
 
+from pytorch_dl.doctor.faults import failing_at, killed_at, number_of_calls
 from pytorch_dl.errors import ResourceError
 from pytorch_dl.files import (
     MANIFEST,

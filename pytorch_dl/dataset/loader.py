@@ -1,7 +1,7 @@
 """Batches of a token store, prepared ahead of the model by threads; any epoch can be had from any batch on."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from threading import Thread
@@ -55,21 +55,29 @@ class BatchLoader:
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches start, start + 1, ... of an epoch."""
+        yield from (batch for batch in self.share(epoch, start, lambda _: True) if batch)
+
+    def share(self, epoch: int, start: int, is_mine: Callable[[int], bool]) -> Iterator[Batch | None]:
+        """The same, with None in place of those whose number in the epoch is not mine: they are not made."""
         plan = self.plan(epoch)
         if not self.workers:
-            yield from (self._batch(plan, index) for index in range(start, len(plan)))
+            yield from (self._batch(plan, index) if is_mine(index) else None for index in range(start, len(plan)))
             return
-        ahead: deque[Future[Batch]] = deque()
+        ahead: deque[Future[Batch] | None] = deque()
         with ThreadPoolExecutor(self.workers, thread_name_prefix="batches") as pool:
             self._begin_plan(epoch + 1)
             wanted = iter(range(start, len(plan)))
             most = self.workers * self.prefetch
             while True:
                 if len(ahead) <= most // 2:  # several at once: each waking of a thread costs as much as half a batch
-                    ahead += [pool.submit(self._batch, plan, index) for index in islice(wanted, most + 1 - len(ahead))]
+                    ahead += [
+                        pool.submit(self._batch, plan, index) if is_mine(index) else None
+                        for index in islice(wanted, most + 1 - len(ahead))
+                    ]
                 if not ahead:
                     return
-                yield ahead.popleft().result()
+                first = ahead.popleft()
+                yield first.result() if first else None
 
     def _begin_plan(self, epoch: int) -> None:
         """Make a plan meanwhile, in a thread that nothing waits for when training ends earlier."""

@@ -20,7 +20,6 @@ from pytorch_dl.errors import CheckpointError, ConfigError
 from pytorch_dl.files import damage, new_folder, remove_leftovers, write_json
 
 MODEL, OPTIMIZER, AVERAGE, STATE = "model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"
-_NAME = "step-{:08d}"
 _NUMBER = "#number"  # ends the name of optimizer state that is a plain number
 _LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # optimizer state of a parameter's own shape
 
@@ -35,7 +34,7 @@ def save_checkpoint(
     state: Mapping[str, Any],
 ) -> Path:
     """Write everything that training goes on from, as folder/step-XXXXXXXX."""
-    path = folder / _NAME.format(step)
+    path = folder / name_of(step)
     with new_folder(path) as temporary:
         save_file(model_weights(model), temporary / MODEL)
         kind = {"optimizer": type(optimizer).__name__}
@@ -44,6 +43,11 @@ def save_checkpoint(
             save_file(dict(average), temporary / AVERAGE)
         write_json(temporary / STATE, state)
     return path
+
+
+def name_of(step: int) -> str:
+    """The folder of a step's checkpoint."""
+    return f"step-{step:08d}"
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -90,7 +94,7 @@ def set_newer_aside(path: Path) -> None:
 def rotate(folder: Path, *, keep: int, keep_validated: int, protected: int) -> None:
     """Delete old checkpoints: the `keep` newest, the `keep_validated` newest of those, and step `protected` stay."""
     remove_leftovers(folder)
-    kept = {*checkpoints(folder)[:keep], *_validated(folder)[:keep_validated], folder / _NAME.format(protected)}
+    kept = {*checkpoints(folder)[:keep], *_validated(folder)[:keep_validated], folder / name_of(protected)}
     for path in checkpoints(folder):
         if path not in kept:
             shutil.rmtree(path)
@@ -134,7 +138,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def weights_of(folder: Path, step: int) -> dict[str, Tensor]:
     """The weights of a step's checkpoint that are meant for use: their moving average where there is one."""
-    return _usable_weights(folder / _NAME.format(step))
+    return _usable_weights(folder / name_of(step))
 
 
 def averaged(paths: Sequence[Path]) -> dict[str, Tensor]:

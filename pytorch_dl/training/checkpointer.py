@@ -8,6 +8,7 @@ from pytorch_dl.config.model_config import TrainingConfig
 from pytorch_dl.files import remove_leftovers
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training.peers import ALONE, Peers
 from pytorch_dl.training.train_state import TrainState
 from pytorch_dl.training.update import WeightUpdate
 
@@ -16,32 +17,25 @@ class Checkpointer:
     """Saves model, optimizer and state into `folder`; without one it does nothing."""
 
     def __init__(
-        self, folder: Path | None, model: OptimizedTransformer, update: WeightUpdate, settings: TrainingConfig
+        self,
+        folder: Path | None,
+        model: OptimizedTransformer,
+        update: WeightUpdate,
+        settings: TrainingConfig,
+        peers: Peers = ALONE,
     ) -> None:
         self.folder, self.model, self.update, self.settings = folder, model, update, settings
+        self.peers = peers
         self.saved_step = 0
 
     def save(self, state: TrainState) -> None:
-        """Write a checkpoint of this step, and delete those that are no longer needed."""
+        """Write a checkpoint of this step, and delete those that are no longer needed: the first process does."""
         if not self.folder:
             return
         started = time.monotonic()
         self.update.check_weights(state.step)
-        state.scaler = self.update.scaler.state_dict()
-        ckpt.save_checkpoint(
-            self.folder,
-            state.step,
-            model=self.model,
-            optimizer=self.update.optimizer,
-            average=self.update.average.weights if self.update.average else None,
-            state=state.to_json(),
-        )
-        ckpt.rotate(
-            self.folder,
-            keep=self.settings.keep_checkpoints,
-            keep_validated=self.settings.average_checkpoints,
-            protected=state.best_step,
-        )
+        if self.peers.is_first:
+            self._write(self.folder, state)
         self.saved_step = state.step
         state.seconds += time.monotonic() - started
 
@@ -49,13 +43,41 @@ class Checkpointer:
         """Go back to the newest whole checkpoint; None when there is no checkpoint at all."""
         if not self.folder:
             return None
-        remove_leftovers(self.folder)
-        path = ckpt.newest_valid(self.folder, report)
+        path = self._newest(report)
         if path is None:
             return None
         state = TrainState.from_json(ckpt.read_state(path), where=str(path))
         ckpt.load_weights(self.model, ckpt.read_tensors(path / ckpt.MODEL), where=str(path))
         self.update.restore(path, state)
-        ckpt.set_newer_aside(path)
+        if self.peers.is_first:
+            ckpt.set_newer_aside(path)
         self.saved_step = state.step
         return state
+
+    def _write(self, folder: Path, state: TrainState) -> None:
+        state.scaler = self.update.scaler.state_dict()
+        ckpt.save_checkpoint(
+            folder,
+            state.step,
+            model=self.model,
+            optimizer=self.update.optimizer,
+            average=self.update.average.weights if self.update.average else None,
+            state=state.to_json(),
+        )
+        ckpt.rotate(
+            folder,
+            keep=self.settings.keep_checkpoints,
+            keep_validated=self.settings.average_checkpoints,
+            protected=state.best_step,
+        )
+
+    def _newest(self, report: Callable[[str], None]) -> Path | None:
+        """What the first process finds, for all."""
+        assert self.folder is not None
+        name = None
+        if self.peers.is_first:
+            remove_leftovers(self.folder)
+            path = ckpt.newest_valid(self.folder, report)
+            name = path.name if path else None
+        name = self.peers.tell(name)
+        return self.folder / name if name else None

@@ -6,8 +6,10 @@ from typing import Protocol, cast
 from torch import Tensor
 
 from pytorch_dl.dataset.batching import Batch
+from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.errors import DataError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from pytorch_dl.training.peers import Peers
 
 
 class ExactLoader(Protocol):
@@ -34,6 +36,17 @@ def batches_from(loader: object, epoch: int, start: int, *, model: OptimizedTran
         if index >= start:
             _refuse_misfit(batch, model, where=f"batch {index} of the data loader")
             yield batch
+
+
+def shared_batches(
+    loader: object, epoch: int, start: int, *, model: OptimizedTransformer, peers: Peers, slots: int
+) -> Iterator[Batch | None]:
+    """The same, with None in place of those that fall to another process, where a list has so many slots."""
+    if peers.size > 1 and isinstance(loader, BatchLoader):
+        yield from loader.share(epoch, start, lambda index: peers.is_mine(index % slots))
+        return
+    for index, batch in enumerate(batches_from(loader, epoch, start, model=model), start):
+        yield batch if peers.is_mine(index % slots) else None
 
 
 def _refuse_misfit(batch: Batch, model: OptimizedTransformer, *, where: str) -> None:

@@ -45,12 +45,12 @@ class RecordedPasses:
         self._totals: Tensor
         self._gradients: tuple[Tensor | None, ...] = ()
 
-    def __call__(self, batch: Batch, keys: Keys, *, tokens: int) -> Tensor:
+    def __call__(self, batch: Batch, keys: Keys, *, tokens: int | Tensor) -> Tensor:
         """Add the gradients of a batch's loss, divided by `tokens`; returns loss and nll, (2,), until the next call."""
         self._keep_gradients()
         if self._replay is None:
             self._batch, self._keys = batch.clone(), (keys[0].clone(), keys[1].clone())
-            self._tokens = torch.full((), float(tokens), device=batch.src.device)
+            self._tokens = torch.ones((), device=batch.src.device)
             self._replay = self._record(self._passes)
         for name in READ:
             kept, given = getattr(self._batch, name), getattr(batch, name)

@@ -18,10 +18,11 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.asked_by_another = False  # process of the training: then this one stops too
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        self.signal = None
+        self.signal, self.asked_by_another = None, False
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) == signal.SIG_IGN:  # nohup ignores SIGHUP, and means it
                 continue
@@ -40,12 +41,12 @@ class StopRequest:
 
     def poll(self) -> None:
         """Raise StopNow when a signal has come."""
-        if self.signal is not None:
+        if self.signal is not None or self.asked_by_another:
             raise StopNow
 
     def as_error(self, step: int, *, folder: Path | None) -> Interrupted:
         """What to tell the user when training has stopped after `step`, which is saved in `folder` if there is one."""
-        what = f"stopped by signal {self.signal} "
+        what = f"stopped by signal {self.signal} " if self.signal else "stopped as asked "
         if step == 0:
             return Interrupted(f"{what}before the first step; nothing had to be saved", fix="start it again")
         if not folder:

@@ -8,11 +8,13 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pytorch_dl.config.model_config import Config, LoggingConfig, OptimizerConfig, TrainingConfig
 from pytorch_dl.dataset.batching import Batch
@@ -22,18 +24,19 @@ from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.accumulation import Group, groups, steps_per_epoch
 from pytorch_dl.training.best_weights import use_average_if_better, use_best
 from pytorch_dl.training.checkpointer import Checkpointer
-from pytorch_dl.training.compilation import Compile, compiles
+from pytorch_dl.training.compilation import Compile, compile_layers, compiles
 from pytorch_dl.training.ending import end_reason, seconds_left
 from pytorch_dl.training.loaders import is_exact
 from pytorch_dl.training.objective import check_vocabulary
 from pytorch_dl.training.optimizer import make_optimizer
-from pytorch_dl.training.precision import choose_precision
+from pytorch_dl.training.peers import Peers
+from pytorch_dl.training.precision import Precision, choose_precision
 from pytorch_dl.training.progress import Progress, Sample, duration
 from pytorch_dl.training.recorded_passes import RecordedPasses, can_record
 from pytorch_dl.training.reporter import Reporter
 from pytorch_dl.training.schedule import learning_rate_factor
 from pytorch_dl.training.signals import StopNow, StopRequest
-from pytorch_dl.training.step import Reading, begin_step
+from pytorch_dl.training.step import Passes, Reading, begin_step
 from pytorch_dl.training.train_state import Sums, TrainState
 from pytorch_dl.training.update import Schedule, WeightUpdate
 from pytorch_dl.training.validation import Decode, validate
@@ -46,6 +49,10 @@ class OptimizedTrainer:
 
     With the loaders of a `DataModule` a resumed training ends with the same bits as one that was never stopped; so it
     does with any other iterable that gives the same batches each time it is gone through.
+
+    In several processes that torchrun started, each takes some of a step's batches: `gradient_accumulation_steps` tells
+    how many there are, on all together. The result has the bits of one process's. `peers` are those of torch's process
+    group, where there is one.
 
     `schedule` maps (step, total steps) to a factor of the optimizer's learning rate; None leaves it as it is. `decode`
     translates at each validation; trackers are told the `hyperparameters`. Without `checkpoint_dir` nothing is saved,
@@ -71,6 +78,7 @@ class OptimizedTrainer:
         decode: Decode | None = None,
         progress: Progress | None = None,
         hyperparameters: Mapping[str, Any] | None = None,
+        peers: Peers | None = None,
     ) -> None:
         given = {"mixed_precision": mixed_precision, "gradient_accumulation_steps": gradient_accumulation_steps}
         given = {name: value for name, value in given.items() if value is not None}
@@ -78,8 +86,11 @@ class OptimizedTrainer:
         self.model, self.train_dataloader, self.val_dataloader = model, train_dataloader, val_dataloader
         self.seed, self.compile, self.decode = seed, compile, decode
         self.device = next(model.parameters()).device
+        self.peers = peers or Peers.present(self.device)
         self._require_scores()
-        self.state = TrainState(precision=choose_precision(self.settings.mixed_precision, self.device))
+        self._require_a_batch_for_each()
+        precision: Precision = self.peers.tell(choose_precision(self.settings.mixed_precision, self.device))
+        self.state = TrainState(precision=precision)
         self.update = WeightUpdate(
             model,
             optimizer or make_optimizer(model, OptimizerConfig(), learning_rate=self.settings.learning_rate),
@@ -88,17 +99,18 @@ class OptimizedTrainer:
             precision=self.state.precision,
         )
         self.checkpoints = Checkpointer(
-            Path(checkpoint_dir) if checkpoint_dir else None, model, self.update, self.settings
+            Path(checkpoint_dir) if checkpoint_dir else None, model, self.update, self.settings, self.peers
         )
         self.reporter = Reporter(
-            Path(log_dir) if log_dir else None,
+            Path(log_dir) if log_dir and self.peers.is_first else None,
             logging or LoggingConfig(),
             progress or Progress(),
             settings=hyperparameters or {"training": self.settings.model_dump()},
         )
         self._stop = StopRequest()
+        self._passes = self._new_passes()
         self._unread: deque[Reading] = deque()
-        self._recorded: RecordedPasses | None = None
+        self._seconds = 0.0
         self._has_best = False  # rather than the last weights
         self.has_average = False  # of the last checkpoints, in place of the best weights
 
@@ -107,8 +119,11 @@ class OptimizedTrainer:
         """Where checkpoints are saved, if they are."""
         return self.checkpoints.folder
 
-    def train(self, num_epochs: int | None = None) -> TrainState:
-        """Train to the end of the epochs, steps or time, and leave the model with the best weights that it found."""
+    def train(self, num_epochs: int | None = None, *, stop_after: int | None = None) -> TrainState:
+        """Train to the end of the epochs, steps or time, and leave the model with the best weights that it found.
+
+        After the step `stop_after` it stops as by a signal: saved, with Interrupted.
+        """
         epochs = self.settings.num_epochs if num_epochs is None else num_epochs
         size = self.settings.gradient_accumulation_steps
         total_steps = self.settings.max_steps or epochs * steps_per_epoch(self.train_dataloader, size=size)
@@ -116,18 +131,11 @@ class OptimizedTrainer:
             ckpt.refuse_existing(self.checkpoint_dir)
         self._leave_best()
         self._unread.clear()
-        self._recorded = None
+        self._passes, self._seconds = self._new_passes(), self.state.seconds
         self.update.forget_failure()
+        self._require_same()
         self.model.train()
-        self.state.compiled = compiles(
-            self.compile if not self.state.step else self.state.compiled,  # kept: other kernels give other bits
-            self.model,
-            self.train_dataloader,
-            steps=total_steps * size,
-            time_limit=self.settings.time_limit,
-            precision=self.state.precision,
-            say=self.reporter.say,
-        )
+        self.state.compiled = self._compiles(total_steps * size)
         if self.state.compiled and getattr(self.train_dataloader, "has_one_shape", False):
             self.record_passes()
         with self.reporter.open(self.state), self._stop:
@@ -138,14 +146,16 @@ class OptimizedTrainer:
                         "raise training.num_epochs or training.max_steps, or lower data.max_tokens_per_batch"
                     )
                 self._validate_and_save_if_due()
-                steps = groups(self.train_dataloader, self.state, size=size, model=self.model)
-                while not (reason := end_reason(self.state, self.settings, epochs)):
-                    self._stop.poll()
+                steps = groups(self.train_dataloader, self.state, size=size, model=self.model, peers=self.peers)
+                while not (reason := end_reason(self._agreed_state, self.settings, epochs)):
+                    self._poll()
+                    if self.state.step == stop_after:
+                        raise StopNow
                     started = time.monotonic()
                     self._advance(next(steps), total_steps, started=started)
                     self._validate_and_save_if_due()
                 self._finish(f"{reason}, at step {self.state.step:,} of {total_steps:,}")
-                self._stop.poll()  # a signal that came while the last step was saved
+                self._poll()  # a signal that came while the last step was saved
             except StopNow:
                 if self.checkpoints.saved_step < self.state.step:
                     self.save()
@@ -153,28 +163,31 @@ class OptimizedTrainer:
         return self.state
 
     def train_step(self, batches: Sequence[Batch], *, total_steps: int) -> Sums:
-        """One optimizer step on the summed loss of the batches, divided by all their target tokens."""
+        """One optimizer step on the summed loss of the batches, divided by all their target tokens.
+
+        In several processes, all are given the same batches, and each computes some.
+        """
         return self.begin_step(batches, total_steps=total_steps).read()
 
-    def begin_step(self, batches: Sequence[Batch], *, total_steps: int) -> Reading:
-        """The same, without waiting for the device."""
+    def begin_step(self, batches: Sequence[Batch] | Group, *, total_steps: int) -> Reading:
+        """The same, without waiting for the device; a group holds this process's batches only."""
+        group = batches if isinstance(batches, Group) else Group.share_of(batches, self.peers)
         self.state.step += 1
         return begin_step(
-            self.model,
-            self.update,
-            batches,
+            self._passes,
+            group.batches,
+            size=group.size,
             step=self.state.step,
             total_steps=total_steps,
-            seed=self.seed,
-            precision=self.state.precision,
-            label_smoothing=self.settings.label_smoothing,
-            recorded=self._recorded,
+            peers=self.peers,
+            stops=self._stop.signal is not None,
+            seconds=self.state.seconds,
         )
 
     def record_passes(self) -> None:
         """On a GPU, replay the passes of the next step in all that follow, whose batches must have the same shape."""
         if can_record(self.model, self.state.precision):
-            self._recorded = RecordedPasses(
+            self._passes.recorded = RecordedPasses(
                 self.model, precision=self.state.precision, label_smoothing=self.settings.label_smoothing
             )
 
@@ -188,7 +201,8 @@ class OptimizedTrainer:
                 self.decode,
                 step=self.state.step,
                 precision=self.state.precision,
-                poll=self._stop.poll,
+                poll=self._stop.poll if self.peers.size == 1 else _go_on,
+                peers=self.peers,
             )
 
     def resume(self) -> bool:
@@ -215,9 +229,9 @@ class OptimizedTrainer:
         self.checkpoints.save(self.state)
 
     def _advance(self, group: Group, total_steps: int, *, started: float) -> None:
-        self._unread.append(self.begin_step(group.batches, total_steps=total_steps))
+        self._unread.append(self.begin_step(group, total_steps=total_steps))
         state = self.state
-        state.batch += len(group.batches)
+        state.batch += group.size
         saves = (self.settings.save_every, self.settings.eval_every)
         due = group.ends_epoch or self.reporter.is_due(state) or any(n and state.step % n == 0 for n in saves)
         sums = self._read(late=0 if due or not self.update.reads_late else 1)
@@ -235,14 +249,17 @@ class OptimizedTrainer:
         """Note the steps that were begun, but for so many of the latest."""
         sums = Sums()
         while len(self._unread) > late:
-            found = self._unread.popleft().read()
+            reading = self._unread.popleft()
+            found, counts = reading.read(), reading.all_counts
+            self._stop.asked_by_another |= counts.stops > 0
+            self._seconds = counts.seconds
             for noted in (sums, self.state.since_log, self.state.this_epoch):
                 noted.add(found)
         return sums
 
     def _validate_and_save_if_due(self) -> None:
         state, settings = self.state, self.settings
-        self._stop.poll()
+        self._poll()
         every = settings.eval_every
         due = state.step % every == 0 if every else state.batch == 0
         if due and state.validated_step < state.step:
@@ -267,7 +284,7 @@ class OptimizedTrainer:
 
     def _finish(self, reason: str) -> None:
         """Validate and save the last step, and use the best weights."""
-        self._recorded = None  # and its memory
+        self._passes.recorded = None  # and its memory
         self.reporter.say(f"training ended: {reason}")
         if not self.state.step:
             return
@@ -285,6 +302,7 @@ class OptimizedTrainer:
             if self.update.average:
                 self.update.average.swap(self.model)
             return
+        self.peers.wait()  # until the first has saved it
         use_best(self.model, self.checkpoint_dir, self.state)
         if self.val_dataloader is not None:
             self.has_average = use_average_if_better(
@@ -306,10 +324,81 @@ class OptimizedTrainer:
             self.update.average.swap(self.model)
         self._has_best = False
 
+    def _poll(self) -> None:
+        """Stop when a signal has come; of several processes all stop after the same step, which told them of it."""
+        if self.peers.size == 1 or self._stop.asked_by_another:
+            self._stop.poll()
+
+    @property
+    def _agreed_state(self) -> TrainState:
+        """With the seconds of training that all processes know of: by the clock of the first, at the last step."""
+        return self.state if self.peers.size == 1 else replace(self.state, seconds=self._seconds)
+
+    def _new_passes(self) -> Passes:
+        return Passes(
+            self.model,
+            self.update,
+            seed=self.seed,
+            precision=self.state.precision,
+            label_smoothing=self.settings.label_smoothing,
+        )
+
+    def _compiles(self, batches: int) -> bool:
+        """Whether the layers are compiled, which the first process decides."""
+        compiled: bool = self.peers.tell(self._decides_to_compile(batches) if self.peers.is_first else None)
+        if compiled and not self.peers.is_first:
+            compile_layers(self.model, self.train_dataloader, precision=self.state.precision, say=self.reporter.say)
+        return compiled
+
+    def _decides_to_compile(self, batches: int) -> bool:
+        return compiles(
+            self.compile if not self.state.step else self.state.compiled,  # kept: other kernels give other bits
+            self.model,
+            self.train_dataloader,
+            steps=batches,
+            time_limit=self.settings.time_limit,
+            precision=self.state.precision,
+            say=self.reporter.say,
+        )
+
+    def _require_same(self) -> None:
+        """Several processes that trained different things would not notice."""
+        if self.peers.size == 1:
+            return
+        own = {
+            "settings": self.settings.model_dump(),
+            "seed": self.seed,
+            "step": self.state.step,
+            "torch": torch.__version__,
+            "CPU threads": torch.get_num_threads(),
+            "batches": steps_per_epoch(self.train_dataloader, size=1),
+            "weights": {name: _digest(weight) for name, weight in self.model.named_parameters()},
+        }
+        self.peers.refuse_difference(own, what="the processes of a training differ")
+
+    def _require_a_batch_for_each(self) -> None:
+        batches, processes = self.settings.gradient_accumulation_steps, self.peers.size
+        if batches < processes:
+            raise ConfigError(
+                f"training.gradient_accumulation_steps is {batches}: a step has fewer batches than there are processes "
+                f"({processes}), and some would have nothing to do",
+                fix=f"set it to {processes} or more, and data.max_tokens_per_batch to what one of them is to take",
+            )
+
     def _require_scores(self) -> None:
         metric = self.settings.early_stopping_metric
         if metric != "val_loss" and self.val_dataloader is not None and self.decode is None:
             raise ConfigError(f"training.early_stopping_metric: {metric} needs translations", fix="give `decode`")
+
+
+def _go_on() -> None:
+    """In place of a poll: what one process alone left, the others would wait for."""
+
+
+def _digest(weight: Tensor) -> int:
+    """A number that another weight hardly has."""
+    bits = weight.detach().flatten().view(torch.uint8).long()
+    return int((bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum())
 
 
 def create_trainer(
@@ -321,6 +410,7 @@ def create_trainer(
     run_dir: str | Path = ".",
     decode: Decode | None = None,
     progress: Progress | None = None,
+    peers: Peers | None = None,
 ) -> OptimizedTrainer:
     """Build optimizer, schedule and trainer from a config; checkpoints and metrics go into `run_dir`."""
     wanted = getattr(train_dataloader, "vocab_sizes", None)
@@ -344,4 +434,5 @@ def create_trainer(
         decode=decode,
         progress=progress,
         hyperparameters=config.model_dump(),
+        peers=peers,
     )

@@ -11,8 +11,9 @@ from torch.nn import functional
 from pytorch_dl.dataset.batching import IGNORED_LABEL
 from pytorch_dl.errors import ConfigError, NonFiniteError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
-from pytorch_dl.training.loaders import batches_from
+from pytorch_dl.training.loaders import batches_from, shared_batches
 from pytorch_dl.training.objective import batch_hidden, batch_loss
+from pytorch_dl.training.peers import ALONE, Peers
 from pytorch_dl.training.precision import Precision, autocast
 from pytorch_dl.training.progress import Sample
 
@@ -31,13 +32,23 @@ Decode = Callable[[OptimizedTransformer, Poll], Decoded]
 
 
 def validate(
-    model: OptimizedTransformer, loader: object, decode: Decode | None, *, step: int, precision: Precision, poll: Poll
+    model: OptimizedTransformer,
+    loader: object,
+    decode: Decode | None,
+    *,
+    step: int,
+    precision: Precision,
+    poll: Poll,
+    peers: Peers = ALONE,
 ) -> tuple[dict[str, float], Sequence[Sample]]:
-    """Loss and perplexity over all tokens of the set after `step`, and scores and samples of translations, if any."""
+    """Loss and perplexity over all tokens of the set after `step`, and scores and samples of translations, if any.
+
+    Processes share the batches; the first one translates.
+    """
     training = model.training
     model.eval()
     try:
-        nll, tokens = validation_nll(model, loader, precision=precision, poll=poll)
+        nll, tokens = validation_nll(model, loader, precision=precision, poll=poll, peers=peers)
         if not tokens:
             raise ConfigError(
                 f"the validation data gave no target token at step {step}",
@@ -49,25 +60,30 @@ def validate(
                 f"validation loss {loss} at step {step}",
                 fix="lower training.learning_rate, or set training.mixed_precision to false",
             )
-        decoded = decode(model, poll) if decode else Decoded({}, [])
+        decoded = decode(model, poll) if decode and peers.is_first else Decoded({}, [])
+        scores: dict[str, float] = peers.tell(dict(decoded.scores))
     finally:
         model.train(training)
-    return {"val_loss": loss, "val_ppl": math.exp(min(loss, 700.0)), **decoded.scores}, decoded.samples
+    return {"val_loss": loss, "val_ppl": math.exp(min(loss, 700.0)), **scores}, decoded.samples
 
 
 @torch.no_grad()
 def validation_nll(
-    model: OptimizedTransformer, loader: object, *, precision: Precision, poll: Poll
+    model: OptimizedTransformer, loader: object, *, precision: Precision, poll: Poll, peers: Peers = ALONE
 ) -> tuple[float, int]:
     """Negative log-likelihood in nats and target tokens, summed over the whole set; `model` must be in eval mode."""
     device = next(model.parameters()).device
-    nll, tokens = 0.0, 0
-    for batch in batches_from(loader, 0, 0, model=model):
+    found: list[tuple[float, float]] = []  # nll and tokens of each batch, zeros for another process's
+    for batch in shared_batches(loader, 0, 0, model=model, peers=peers, slots=peers.size):
         poll()
+        if batch is None:
+            found.append((0.0, 0.0))
+            continue
         with autocast(precision, device):
-            nll += batch_loss(model, batch.to(device)).nll.item()
-        tokens += batch.num_tgt_tokens
-    return nll, tokens
+            nll = batch_loss(model, batch.to(device)).nll.item()
+        found.append((nll, batch.num_tgt_tokens))
+    whole = peers.add_up(torch.tensor(found, dtype=torch.float64, device=device)).tolist()
+    return sum(nll for nll, _ in whole), int(sum(tokens for _, tokens in whole))
 
 
 @torch.no_grad()

@@ -59,7 +59,7 @@ def trained(*, group: int, record: Callable[..., object] | None) -> tuple[Optimi
     made = model()
     trainer = OptimizedTrainer(made, [], seed=3, mixed_precision=False)
     if record:
-        trainer._recorded = RecordedPasses(made, precision="fp32", label_smoothing=0.1, record=record)
+        trainer._passes.recorded = RecordedPasses(made, precision="fp32", label_smoothing=0.1, record=record)
     rows = batches(12)
     losses = [
         trainer.train_step(rows[at : at + group], total_steps=12 // group).loss for at in range(0, len(rows), group)
@@ -116,7 +116,7 @@ def test_a_training_on_compiled_layers_records(compiled: bool, monkeypatch: pyte
     monkeypatch.setattr(cuda_graphs, "record", record)
     trainer = OptimizedTrainer(model(), Loader(batches(4)), seed=3, mixed_precision=False)
     trainer.train(num_epochs=2)
-    assert record.recorded == compiled and trainer._recorded is None, "what it held is free again"
+    assert record.recorded == compiled and trainer._passes.recorded is None, "what it held is free again"
 
 
 def test_another_shape_is_refused() -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from faults import killed_at, number_of_calls
 from tiny import tiny_loader, tiny_model, tiny_trainer
 
 from pytorch_dl.dataset.batching import Batch
+from pytorch_dl.doctor.faults import killed_at, number_of_calls
 from pytorch_dl.errors import CheckpointError, Interrupted
 from pytorch_dl.files import MANIFEST, damage, write_json
 from pytorch_dl.training import checkpoint as ckpt

@@ -290,13 +290,18 @@ class TestLoaders:
         pairs = self.pairs()
         trainer = tiny_trainer(train_dataloader=pairs)
         group = next(groups(pairs, trainer.state, size=4, model=tiny_model()))
-        assert [batch.pair_ids.flatten().tolist() for batch in group.batches] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+        assert [batch.pair_ids.flatten().tolist() for batch in group.batches.values()] == [
+            [0, 1],
+            [2, 3],
+            [4, 5],
+            [6, 7],
+        ]
 
     def test_resuming_skips_what_is_done(self) -> None:
         pairs = self.pairs()
         group = next(groups(pairs, TrainState(batch=3), size=2, model=tiny_model()))
         assert group.ends_epoch
-        assert [batch.pair_ids.flatten().tolist() for batch in group.batches] == [[6, 7]]
+        assert [batch.pair_ids.flatten().tolist() for batch in group.batches.values()] == [[6, 7]]
 
     @pytest.mark.parametrize("item", ["text", (torch.zeros(1, 2),), {"input_ids": 1}, 7])
     def test_anything_else_is_refused(self, item: object) -> None:
@@ -370,7 +375,7 @@ class TestLoaders:
             found = [next(made) for _ in sizes]
             assert [len(group.batches) for group in found] == sizes
             assert [group.ends_epoch for group in found] == [False] * (len(sizes) - 1) + [True]
-            order = [batch.pair_ids.tolist() for group in found for batch in group.batches]
+            order = [batch.pair_ids.tolist() for group in found for batch in group.batches.values()]
             assert order == [batch.pair_ids.tolist() for batch in loader.batches(state.epoch)]
         assert steps_per_epoch(loader, size=size) == len(sizes)
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
-
 CALLS = ("open", "fsync", "replace", "rename", "mkdir", "unlink", "rmdir")
 KILLED = 9
 Action = Callable[[], object]
@@ -28,11 +26,15 @@ def counted(on_call: Callable[[int], None]) -> Iterator[None]:
 
         return call
 
-    with pytest.MonkeyPatch.context() as patch:
-        for name in CALLS:
-            patch.setattr(os, name, announced(getattr(os, name)))
-        patch.setattr(builtins, "open", announced(open))
+    places = [*((os, name) for name in CALLS), (builtins, "open")]
+    originals = [getattr(module, name) for module, name in places]
+    for (module, name), original in zip(places, originals, strict=True):
+        setattr(module, name, announced(original))
+    try:
         yield
+    finally:
+        for (module, name), original in zip(places, originals, strict=True):
+            setattr(module, name, original)
 
 
 def number_of_calls(action: Action) -> int:

@@ -1,0 +1,130 @@
+"""Recompute steps of a run from the checkpoint before them, and compare what comes out, bit by bit, with what it kept.
+
+It tells whether this machine, with these versions, makes the bits that the run was trained with. The run is only read.
+"""
+
+import itertools
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from pytorch_dl.config import Config
+from pytorch_dl.errors import CheckpointError, ConfigError, Interrupted
+from pytorch_dl.files import damage, sha256
+from pytorch_dl.prepare import prepare
+from pytorch_dl.run import decoder
+from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training.metrics import METRICS
+from pytorch_dl.training.run_folder import RunFolder, environment
+from pytorch_dl.training.train_state import TrainState
+from pytorch_dl.training.trainer import create_trainer
+from pytorch_dl.translator import build_model
+
+Say = Callable[[str], None]
+
+
+class Replayed(NamedTuple):
+    """What came of recomputing (start, step]: of the record's lines and the checkpoint's files, which differ."""
+
+    start: int
+    step: int
+    lines: int
+    files: int
+    different: list[str]
+
+
+def replay(path: Path, step: int | None, *, say: Say) -> Replayed:
+    """Recompute from the newest checkpoint before `step` up to it; None is the newest checkpoint that has one before.
+
+    Lines of metrics.jsonl are compared, and the tensors of a checkpoint of `step`, where there is one. Raises
+    ConfigError where the run keeps nothing to begin at or to compare with.
+    """
+    folder = RunFolder(path)
+    config = folder.read_config()
+    kept = _kept_steps(folder)
+    if step is None and len(kept) < 2:
+        raise ConfigError(
+            f"the run keeps {len(kept)} whole checkpoints, and two are needed: to begin at and to compare with",
+            where=str(path),
+            fix="give a step, or train with training.keep_checkpoints of 2 or more",
+        )
+    step = step or max(kept)
+    start = max((one for one in kept if one < step), default=None)
+    if start is None:
+        raise ConfigError(
+            f"no whole checkpoint lies before step {step}; there are {', '.join(map(str, sorted(kept))) or 'none'}",
+            where=str(folder.checkpoints),
+            fix="give a later step",
+        )
+    record = Path(config.logging.log_dir or path) / METRICS
+    with tempfile.TemporaryDirectory(prefix="pytorch-dl-replay-") as scratch:
+        again = RunFolder(Path(scratch))
+        position = _begin(folder, again, start, record)
+        _recompute(folder, again, config, step, say=say)
+        lines, expected = (file.read_bytes()[position:].splitlines() for file in (again.path / METRICS, record))
+        different = [_name_of(new) for new, old in itertools.zip_longest(lines, expected[: len(lines)]) if new != old]
+        files = sorted((folder.checkpoints / ckpt.name_of(step)).glob("*.safetensors")) if step in kept else []
+        for file in files:
+            if sha256(file) != sha256(again.checkpoints / file.parent.name / file.name):
+                different.append(f"{file.parent.name}/{file.name}")
+    if not lines and not files:
+        raise ConfigError(
+            f"the run keeps nothing of the steps {start + 1} to {step} to compare with",
+            where=str(path),
+            fix="give a later step",
+        )
+    return Replayed(start, step, len(lines), len(files), different)
+
+
+def changed_environment(path: Path) -> list[str]:
+    """What of versions and machine is not as when the run began: the likeliest reasons for other bits."""
+    try:
+        before = json.loads((path / "environment.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return ["what it was begun with is not known"]
+    now = environment()
+    return [f"{name} is {now[name]}, it was {before.get(name)}" for name in now if now[name] != before.get(name)]
+
+
+def _name_of(line: bytes) -> str:
+    values = json.loads(line)
+    return f"{METRICS}: {values.get('kind', 'line')} of step {values.get('step')}"
+
+
+def _kept_steps(folder: RunFolder) -> set[int]:
+    whole = (path for path in ckpt.checkpoints(folder.checkpoints) if damage(path) is None)
+    return {TrainState.from_json(ckpt.read_state(path), where=str(path)).step for path in whole}
+
+
+def _begin(folder: RunFolder, again: RunFolder, start: int, record: Path) -> int:
+    """Copy a checkpoint and the record up to it; returns the bytes of the record."""
+    name = ckpt.name_of(start)
+    shutil.copytree(folder.checkpoints / name, again.checkpoints / name)
+    position = TrainState.from_json(ckpt.read_state(folder.checkpoints / name), where=name).metrics_position
+    with open(record, "rb") as file:
+        (again.path / METRICS).write_bytes(file.read(position))
+    return position
+
+
+def _recompute(folder: RunFolder, again: RunFolder, config: Config, step: int, *, say: Say) -> None:
+    data = prepare(folder, config, say)
+    config.logging.log_dir, config.logging.tensorboard, config.logging.wandb = None, False, False
+    trainer = create_trainer(
+        model=build_model(config, data.tokenizers),
+        train_dataloader=data.train_dataloader(),
+        val_dataloader=data.val_dataloader(),
+        config=config,
+        run_dir=again.path,
+        decode=decoder(data, config.training) if config.training.eval_decode else None,
+    )
+    if not trainer.resume():
+        raise CheckpointError("the checkpoint cannot be read", where=str(folder.checkpoints))
+    try:
+        trainer.train(stop_after=step)
+    except Interrupted:
+        return
+    if trainer.state.step < step:
+        raise ConfigError(f"training ends at step {trainer.state.step}, before step {step}", where=str(folder.path))

@@ -1,0 +1,91 @@
+"""Each process of a training counts up in a store that all see, and watches the others' counts.
+
+A process that has died or stands still would leave the others waiting in an exchange for ever. Here they notice within
+a minute, say which one it was, and end.
+"""
+
+import os
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Protocol, Self
+
+from pytorch_dl.errors import PeerLostError
+
+BEAT_SECONDS, LOST_SECONDS = 2.0, 30.0
+
+
+class Store(Protocol):
+    """Counters that all processes see."""
+
+    def add(self, key: str, amount: int) -> int:
+        """Count up, and return the count."""
+        ...
+
+
+class Heartbeat:
+    """While entered, a thread beats for this process and watches the others."""
+
+    def __init__(
+        self, store: Store, *, rank: int, size: int, beat: float = BEAT_SECONDS, lost: float = LOST_SECONDS
+    ) -> None:
+        self._store, self._rank, self._beat, self._lost = store, rank, beat, lost
+        self._others = [other for other in range(size) if other != rank]
+        self._counts = dict.fromkeys(self._others, -1)
+        self._seen = dict.fromkeys(self._others, time.monotonic())
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+
+    def who_is_lost(self) -> str | None:
+        """The processes that have not been seen for some beats; waits until there are some, if they come soon."""
+        end = time.monotonic() + 5 * self._beat
+        while time.monotonic() < end:
+            if silent := self._silent(2 * self._beat):
+                return _named(silent)
+            time.sleep(self._beat / 4)
+        return None
+
+    def _silent(self, seconds: float) -> list[int]:
+        now = time.monotonic()
+        return [other for other in self._others if now - self._seen[other] > seconds]
+
+    def _run(self) -> None:
+        last = time.monotonic()
+        while not self._ended.wait(self._beat):
+            now = time.monotonic()
+            if now - last > 2 * self._beat:  # this process stood still itself: the others are not to blame
+                self._seen = dict.fromkeys(self._others, now)
+            last = now
+            try:
+                self._store.add(str(self._rank), 1)
+                for other in self._others:
+                    if (count := self._store.add(str(other), 0)) != self._counts[other]:
+                        self._counts[other], self._seen[other] = count, time.monotonic()
+            except RuntimeError:  # the store is gone, and with it the process that kept it
+                if self._ended.is_set():
+                    return
+            if silent := self._silent(self._lost):
+                self._end(silent)
+
+    def _end(self, silent: list[int]) -> None:
+        print(
+            f"pytorch-dl: error: rank {self._rank} has not heard of {_named(silent)} for {self._lost:.0f} s. "
+            "Fix: start all processes again: training goes on from the last checkpoint.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(PeerLostError.exit_code)  # the other threads wait for who is gone
+
+
+def _named(ranks: list[int]) -> str:
+    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"

@@ -1,0 +1,182 @@
+"""The processes that train together, one for each device: what they share out, add up and agree on.
+
+torchrun starts them and tells each its rank. A step's batches are a list that does not depend on how many processes
+there are; each takes some of them, and their gradients are added in the order of the list. So any number of processes
+makes the same bits. What crosses between them is tensors and JSON. Alone, nothing does.
+
+Shapes: W processes, P numbers of all gradients.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from pytorch_dl.errors import ConfigError, PeerLostError
+from pytorch_dl.training.heartbeat import Heartbeat
+
+
+class Peers:
+    """All processes of a training, seen from one of them; without arguments, the only one."""
+
+    def __init__(self, rank: int = 0, size: int = 1, *, device: torch.device | str = "cpu") -> None:
+        self.rank, self.size, self.device = rank, size, torch.device(device)
+        self.heartbeat: Heartbeat | None = None
+
+    @classmethod
+    def present(cls, device: torch.device | str = "cpu") -> Self:
+        """Those of torch's process group, where there is one."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return cls()
+        return cls(dist.get_rank(), dist.get_world_size(), device=device)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is this process that writes files and speaks."""
+        return self.rank == 0
+
+    def is_mine(self, slot: int) -> bool:
+        """Whether the batch at this place of a step's list falls to this process."""
+        return slot % self.size == self.rank
+
+    def add_up(self, numbers: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.size > 1:
+            with self._together():
+                dist.all_reduce(numbers)
+        return numbers
+
+    def tell(self, value: Any) -> Any:
+        """What the first process says, which must be JSON; the others' own values are not looked at."""
+        if self.size == 1:
+            return value
+        text = json.dumps(value).encode() if self.is_first else b""
+        length = torch.tensor([len(text)], device=self.device)
+        with self._together():
+            dist.broadcast(length, 0)
+            content = torch.zeros(int(length), dtype=torch.uint8, device=self.device)
+            if self.is_first:
+                content.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
+            dist.broadcast(content, 0)
+        return json.loads(bytes(content.tolist()))
+
+    def in_turn(self, work: Callable[[], Any]) -> Any:
+        """Let the first process do what the others then find done; returns what this process's own call returned."""
+        done = work() if self.is_first else None
+        self.wait()
+        return done if self.is_first else work()
+
+    def wait(self) -> None:
+        """Until all are here."""
+        self.add_up(torch.zeros(1, device=self.device))
+
+    def refuse_difference(self, own: Mapping[str, Any], *, what: str) -> None:
+        """Raise on all processes when a value of `own`, which must be JSON, is not the first process's."""
+        firsts = self.tell(dict(own))
+        mine = json.loads(json.dumps(dict(own)))
+        different = [name for name in sorted(firsts.keys() | mine.keys()) if firsts.get(name) != mine.get(name)]
+        differ = torch.zeros(self.size, device=self.device)
+        differ[self.rank] = len(different)
+        ranks = self.add_up(differ).nonzero().flatten().tolist()
+        if different:
+            name = different[0]
+            raise ConfigError(
+                f"{what}: {name} is {mine.get(name)!r} on rank {self.rank} and {firsts.get(name)!r} on rank 0",
+                fix="start all processes with the same command, files and versions",
+            )
+        if ranks:
+            raise ConfigError(
+                f"{what}: not the same on rank {ranks[0]} as on rank {self.rank}",
+                fix="start all processes with the same command, files and versions",
+            )
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Tell of a peer that is gone, rather than of a connection."""
+        try:
+            yield
+        except RuntimeError as error:
+            lost = self.heartbeat.who_is_lost() if self.heartbeat else None
+            raise PeerLostError(
+                f"rank {self.rank} lost {lost or 'another process'} ({str(error).splitlines()[0][:120]})",
+                fix="start all processes again: training goes on from the last checkpoint",
+            ) from error
+
+
+ALONE = Peers()
+
+
+class GradientSum:
+    """The gradients of a step, of all batches in the order of the list, whichever process computed them.
+
+    Each process adds up one part of all parameters. What it adds comes batch by batch and in order, as it would in one
+    process; to exchange parts costs no more than to reduce all of them at once.
+    """
+
+    def __init__(self, peers: Peers, parameters: Sequence[Tensor]) -> None:
+        self.peers, self.parameters = peers, [p for p in parameters if p.requires_grad]
+        self._part: Tensor | None = None  # (P / W,), padded
+
+    def add_round(self, slots: int) -> None:
+        """Take in the gradients of one batch of each of the first `slots` processes, which then have none."""
+        size = self.peers.size
+        own = self._flat()
+        received = torch.empty_like(own)
+        with self.peers._together():
+            dist.all_to_all_single(received, own)
+        for gradient in received.view(size, -1)[:slots]:
+            self._part = gradient.clone() if self._part is None else self._part.add_(gradient)
+
+    def spread(self) -> None:
+        """Give each parameter the sum."""
+        assert self._part is not None, "no batch was added"
+        whole = self._part.new_empty(self.peers.size * self._part.numel())
+        with self.peers._together():
+            dist.all_gather(list(whole.chunk(self.peers.size)), self._part)
+        sizes = [parameter.numel() for parameter in self.parameters]
+        for parameter, flat in zip(self.parameters, torch.split(whole[: sum(sizes)], sizes), strict=True):
+            parameter.grad = flat.view(parameter.shape).to(parameter.dtype)
+        self._part = None
+
+    def _flat(self) -> Tensor:
+        """All gradients of this process in one row (P,), padded to W equal parts; zeros where it has none."""
+        gradients = [
+            torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten().to(p.dtype) for p in self.parameters
+        ]
+        for parameter in self.parameters:
+            parameter.grad = None
+        missing = -sum(map(torch.numel, gradients)) % self.peers.size
+        return torch.cat([*gradients, gradients[0].new_zeros(missing)])
+
+
+def was_restarted() -> bool:
+    """Whether torchrun has started the processes again, after one had failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Peers]:
+    """The processes that torchrun started, for as long as the context lasts; this one alone without torchrun."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield ALONE
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    store, rank, size = next(rendezvous("env://"))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
+    peers = Peers(rank, size, device=device)
+    peers.heartbeat = Heartbeat(PrefixStore("heartbeat", store), rank=rank, size=size)
+    try:
+        with peers.heartbeat:
+            yield peers
+            peers.wait()  # who leaves is missed
+    finally:
+        dist.destroy_process_group()

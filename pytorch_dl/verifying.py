@@ -1,0 +1,94 @@
+"""Whether a run folder is whole: each part by itself, and the parts against each other. Nothing is changed."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pytorch_dl.config import Config
+from pytorch_dl.dataset.tokenizer import TokenizerPair
+from pytorch_dl.errors import CheckpointError
+from pytorch_dl.files import damage
+from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training.metrics import METRICS
+from pytorch_dl.training.optimizer import make_optimizer
+from pytorch_dl.training.run_folder import RunFolder
+from pytorch_dl.training.train_state import TrainState
+from pytorch_dl.translator import build_model
+
+
+class Finding(NamedTuple):
+    """A part of the folder, by its path there, and what is wrong with it, if anything."""
+
+    part: str
+    problem: str | None
+
+
+def verify(path: Path) -> Iterator[Finding]:
+    """Look at configuration, tokenizers, checkpoints, weights for use, token stores and the record, in this order.
+
+    Raises CheckpointError where there is no run, or its configuration or tokenizers cannot be read: all else is
+    measured by them.
+    """
+    folder = RunFolder(path)
+    config = folder.read_config()
+    yield Finding(folder.config.name, None)
+    tokenizers = TokenizerPair.load(folder.tokenizer)
+    yield Finding(folder.tokenizer.name, None)
+    config.system.device = "cpu"
+    model = build_model(config, tokenizers)
+    for checkpoint in ckpt.checkpoints(folder.checkpoints):
+        problem = _problem(_read_checkpoint, checkpoint, model, config)
+        yield Finding(str(checkpoint.relative_to(path)), problem)
+    if folder.model.exists():
+        yield Finding(folder.model.name, _problem(_read_weights, folder.model, model))
+    for store in sorted(path for path in folder.cache.glob("*") if path.is_dir() and not path.name.startswith(".")):
+        yield Finding(str(store.relative_to(path)), damage(store))
+    if (record := path / METRICS).exists():
+        yield Finding(record.name, _record_problem(record))
+
+
+def _problem(read: Callable[..., None], *given: object) -> str | None:
+    try:
+        read(*given)
+    except CheckpointError as error:
+        return error.what
+    return None
+
+
+def _read_checkpoint(path: Path, model: OptimizedTransformer, config: Config) -> None:
+    _require_whole(path)
+    state = TrainState.from_json(ckpt.read_state(path), where=str(path))
+    if path.name != ckpt.name_of(state.step):
+        raise CheckpointError(f"its state is of step {state.step}")
+    ckpt.load_weights(model, ckpt.read_tensors(path / ckpt.MODEL), where=str(path))
+    optimizer = make_optimizer(model, config.optimizer, learning_rate=config.training.learning_rate)
+    ckpt.load_optimizer(model, optimizer, path / ckpt.OPTIMIZER)
+    if config.training.ema_decay:
+        ckpt.load_weights(model, ckpt.weights_of(path.parent, state.step), where=str(path))
+
+
+def _read_weights(path: Path, model: OptimizedTransformer) -> None:
+    _require_whole(path)
+    ckpt.load_weights(model, ckpt.read_tensors(path / ckpt.MODEL), where=str(path))
+
+
+def _require_whole(path: Path) -> None:
+    if reason := damage(path):
+        raise CheckpointError(reason)
+
+
+def _record_problem(path: Path) -> str | None:
+    """A line that is no record, or one of an earlier step than the line before."""
+    before = 0
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                step = int(json.loads(line)["step"])
+            except (ValueError, TypeError, KeyError, RecursionError):
+                return f"line {number} is no record"
+            if step < before:
+                return f"line {number} is of step {step}, after one of step {before}"
+            before = step
+    return None

@@ -1,0 +1,224 @@
+"""Training in several processes: the bits of one, whatever their number; and what happens when one is lost."""
+
+import hashlib
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from peers_at_work import gradients_of
+from processes import ROOT, end, start, together
+from tiny_runs import TINY, write_tsv
+
+from pytorch_dl.files import damage
+from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training.heartbeat import Heartbeat
+from pytorch_dl.training.peers import Peers
+from pytorch_dl.training.run_folder import RunFolder
+
+SETTINGS = [
+    *TINY,
+    "model.dropout=0.1",
+    "data.max_tokens_per_batch=120",
+    "training.gradient_accumulation_steps=4",
+    "training.max_steps=120",
+    "training.save_every=4",
+    "training.eval_every=25",
+    "training.ema_decay=0.9",
+    "training.eval_decode=4",
+    "training.label_smoothing=0.1",
+]
+
+
+class TestExchanges:
+    @pytest.mark.parametrize("count", [2, 3])
+    def test_what_all_know_afterwards(self, count: int, tmp_path: Path) -> None:
+        ended = together(count, [str(ROOT / "tests" / "peers_at_work.py"), str(tmp_path / "found.json")])
+        assert [one.code for one in ended] == [0] * count, ended
+        every = json.loads((tmp_path / "found.json").read_text())
+        assert len(every) == count
+        for rank, found in enumerate(every):
+            assert found["sum"] == [sum(range(count)), count]
+            assert found["told"] == {"from": 0, "text": "ä\n"}
+            assert found["mine"] == list(range(rank, 7, count))
+            for slots in (1, 4, 5):
+                weights = [torch.zeros(3, 2), torch.zeros(5)]
+                expected = [gradient.clone() for gradient in gradients_of(0, weights)]
+                for slot in range(1, slots):
+                    for total, gradient in zip(expected, gradients_of(slot, weights), strict=True):
+                        total += gradient
+                assert found[f"gradients of {slots}"] == [total.flatten().tolist() for total in expected]
+        if count == 3:
+            assert every[2]["refused"] == (
+                "the processes differ: seed is 1 on rank 2 and 0 on rank 0. "
+                "Fix: start all processes with the same command, files and versions."
+            )
+            assert every[0]["refused"].startswith("the processes differ: not the same on rank 2 as on rank 0. Fix: ")
+        else:
+            assert "refused" not in every[0]
+
+    def test_alone_nothing_is_exchanged(self) -> None:
+        peers = Peers()
+        assert peers.is_first
+        assert peers.tell("x") == "x"
+        assert all(map(peers.is_mine, range(5)))
+        assert peers.add_up(torch.ones(2)).tolist() == [1.0, 1.0]
+        assert peers.in_turn(lambda: 3) == 3
+
+
+def outcome(run: Path) -> dict[str, str]:
+    """Checksums of what training leaves: weights for use, the record, and the tensors of the last checkpoint."""
+    folder = RunFolder(run)
+    assert folder.is_finished
+    last = sorted(folder.checkpoints.glob("step-*"))[-1]
+    files = [folder.model / "model.safetensors", run / "metrics.jsonl", *sorted(last.glob("*.safetensors"))]
+    return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that names 75 pairs, 13 of them to validate on."""
+    folder = tmp_path_factory.mktemp("peers")
+    text = write_tsv(folder / "text.tsv", 75)
+    path = folder / "config.yaml"
+    path.write_text(f"data:\n  train_data_path: {text}\n  val_split: 13\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def straight(config: Path) -> dict[str, str]:
+    """What one process leaves that was never stopped."""
+    run = config.parent / "straight"
+    (ended,) = together(1, train(config, run))
+    assert ended.code == 0, ended.err
+    return outcome(run)
+
+
+class TestTraining:
+    @pytest.mark.parametrize(
+        ("layout", "count"),
+        [
+            ("packed", 3),
+            ("padded", 2),
+            pytest.param("packed", 4, marks=pytest.mark.slow),
+            pytest.param("padded", 3, marks=pytest.mark.slow),
+        ],
+    )
+    def test_any_number_of_processes_makes_the_same_bits(
+        self, count: int, layout: str, config: Path, straight: dict[str, str], tmp_path: Path
+    ) -> None:
+        """Three do not divide the four batches of a step, nor the last step of an epoch."""
+        if layout == "padded":
+            assert together(1, train(config, tmp_path / "alone", f"data.layout={layout}"))[0].code == 0
+            straight = outcome(tmp_path / "alone")
+        ended = together(count, train(config, tmp_path / "run", f"data.layout={layout}"))
+        assert [one.code for one in ended] == [0] * count, ended
+        assert outcome(tmp_path / "run") == straight
+        assert "translate with" in ended[0].err
+        assert not ended[1].err
+
+    def test_another_number_goes_on(self, config: Path, straight: dict[str, str], tmp_path: Path) -> None:
+        run = tmp_path / "run"
+        stopped(start(2, train(config, run)), run, after=10)
+        stopped(start(1, resume(run)), run, after=40)
+        stopped(start(4, resume(run)), run, after=70)
+        ended = together(3, resume(run))
+        assert [one.code for one in ended] == [0] * 3, ended
+        assert outcome(run) == straight
+
+    def test_more_processes_than_batches(self, config: Path, tmp_path: Path) -> None:
+        ended = together(2, train(config, tmp_path / "run", "training.gradient_accumulation_steps=1"))
+        assert [one.code for one in ended] == [2, 2]
+        assert ended[1].err == (
+            "pytorch-dl: error: training.gradient_accumulation_steps is 1: a step has fewer batches than there are "
+            "processes (2), and some would have nothing to do. Fix: set it to 2 or more, and data.max_tokens_per_batch "
+            "to what one of them is to take.\n"
+        )
+
+    def test_processes_with_other_settings(self, config: Path, tmp_path: Path) -> None:
+        """As when the command was changed on one machine only."""
+        ended = together(2, [*train(config, tmp_path / "run"), "system.seed={rank}"])
+        assert [one.code for one in ended] == [2, 2]
+        assert "the configuration: system.seed is 1 on rank 1 and 0 on rank 0. Fix: start all" in ended[1].err
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize(
+        "how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)], ids=["killed", "frozen"]
+    )
+    def test_a_lost_process_ends_the_others(self, how: signal.Signals, config: Path, tmp_path: Path) -> None:
+        run = tmp_path / "run"
+        first, second = start(2, train(config, run, "training.max_steps=100000"))
+        wait_for_step(run, 5)
+        second.send_signal(how)
+        told = end([first], seconds=60)[0]
+        second.kill()  # a frozen one too
+        end([second])
+        assert told.code == 7
+        assert "rank 1" in told.err.splitlines()[-1]
+        assert "Fix: start all processes again: training goes on from the last checkpoint" in told.err
+        (newest,) = [path for path in ckpt.checkpoints(run / "checkpoints")[:1] if damage(path) is None]
+        assert int(newest.name.removeprefix("step-")) >= 4
+
+
+def train(config: Path, run: Path, *settings: str) -> list[str]:
+    return ["-m", "pytorch_dl", "train", str(config), "--out", str(run), *SETTINGS, *settings]
+
+
+def resume(run: Path) -> list[str]:
+    return ["-m", "pytorch_dl", "resume", str(run)]
+
+
+def stopped(processes, run: Path, *, after: int) -> None:
+    """Ask the last of the processes to stop after a step; all do, after the same one."""
+    wait_for_step(run, after)
+    processes[-1].send_signal(signal.SIGTERM)
+    ended = end(processes)
+    assert [one.code for one in ended] == [75] * len(processes), ended
+
+
+def wait_for_step(run: Path, step: int) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        record = run / "metrics.jsonl"
+        if record.exists() and len(record.read_text().splitlines()) > step:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"the run did not come to step {step}")
+
+
+class Silent:
+    """A store in which only one other process beats."""
+
+    def __init__(self) -> None:
+        self.counts = {"0": 0, "1": 0, "2": 0}
+
+    def add(self, key: str, amount: int) -> int:
+        self.counts[key] += amount
+        self.counts["1"] += 1
+        return self.counts[key]
+
+
+def test_the_one_that_does_not_beat_is_named() -> None:
+    heartbeat = Heartbeat(Silent(), rank=0, size=3, beat=0.05, lost=60)
+    with heartbeat:
+        assert heartbeat.who_is_lost() == "rank 2"
+
+
+@pytest.mark.slow
+def test_torchrun_starts_them_again(config: Path, straight: dict[str, str], tmp_path: Path) -> None:
+    """One of two is killed; the same command then goes on."""
+    run = tmp_path / "run"
+    torchrun = ["torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1", "--monitor-interval", "0.2"]
+    (launcher,) = start(1, ["-m", *torchrun, *train(config, run)])
+    wait_for_step(run, 20)
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    workers = [pid for pid in children if b"pytorch_dl" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(workers) == 2
+    os.kill(int(workers[1]), signal.SIGKILL)
+    (ended,) = end([launcher])
+    assert ended.code == 0, ended.err
+    assert "resuming at step" in ended.err
+    assert outcome(run) == straight
