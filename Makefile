@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow reliability check clean
 
 demo: $(VENV)/installed
 	$(BIN)/pytorch-dl demo
@@ -13,6 +13,12 @@ test: check
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
+
+# All cases, or those of one group: make reliability GROUP=D
+reliability: $(VENV)/installed-dev
+	PYTORCH_DL_RELIABILITY=$(CURDIR)/benchmark/results/reliability.json \
+	    $(BIN)/python -m pytest tests/reliability -k "test_$(GROUP)"
+	$(BIN)/python scripts/reliability_table.py
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

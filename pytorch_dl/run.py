@@ -142,6 +142,7 @@ def _evaluate_if_asked(folder: RunFolder, *, progress: Progress) -> None:
 def train(folder: RunFolder, *, progress: Progress, peers: Peers = ALONE) -> None:
     """Train a begun run to its end, from wherever it is; a finished one is left as it is."""
     config = folder.read_config()
+    folder.read_beam_size()  # what is wrong with it shows now
     if peers.tell(folder.is_finished):
         progress.say(f"{folder.path} is finished: nothing to do")
         return

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, Self
 
 import torch
@@ -21,6 +22,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from pytorch_dl.errors import ConfigError, PeerLostError
 from pytorch_dl.training.heartbeat import Heartbeat
+
+LONGEST_WAIT = timedelta(days=7)  # for a process that prepares text, say; one that is lost shows by its heartbeat
 
 
 class Peers:
@@ -171,7 +174,8 @@ def joined(device: torch.device) -> Iterator[Peers]:
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     store, rank, size = next(rendezvous("env://"))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONGEST_WAIT)
     peers = Peers(rank, size, device=device)
     peers.heartbeat = Heartbeat(PrefixStore("heartbeat", store), rank=rank, size=size)
     try:

@@ -1,36 +1,20 @@
 """Training in several processes: the bits of one, whatever their number; and what happens when one is lost."""
 
-import hashlib
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from peers_at_work import gradients_of
 from processes import ROOT, end, start, together
-from tiny_runs import TINY, write_tsv
+from small_trainings import outcome, resume, settings_file, stopped, train, wait_for_step
 
 from pytorch_dl.files import damage
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.heartbeat import Heartbeat
 from pytorch_dl.training.peers import Peers
-from pytorch_dl.training.run_folder import RunFolder
-
-SETTINGS = [
-    *TINY,
-    "model.dropout=0.1",
-    "data.max_tokens_per_batch=120",
-    "training.gradient_accumulation_steps=4",
-    "training.max_steps=120",
-    "training.save_every=4",
-    "training.eval_every=25",
-    "training.ema_decay=0.9",
-    "training.eval_decode=4",
-    "training.label_smoothing=0.1",
-]
 
 
 class TestExchanges:
@@ -69,23 +53,10 @@ class TestExchanges:
         assert peers.in_turn(lambda: 3) == 3
 
 
-def outcome(run: Path) -> dict[str, str]:
-    """Checksums of what training leaves: weights for use, the record, and the tensors of the last checkpoint."""
-    folder = RunFolder(run)
-    assert folder.is_finished
-    last = sorted(folder.checkpoints.glob("step-*"))[-1]
-    files = [folder.model / "model.safetensors", run / "metrics.jsonl", *sorted(last.glob("*.safetensors"))]
-    return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file that names 75 pairs, 13 of them to validate on."""
-    folder = tmp_path_factory.mktemp("peers")
-    text = write_tsv(folder / "text.tsv", 75)
-    path = folder / "config.yaml"
-    path.write_text(f"data:\n  train_data_path: {text}\n  val_split: 13\n")
-    return path
+    return settings_file(tmp_path_factory.mktemp("peers"))
 
 
 @pytest.fixture(scope="module")
@@ -161,32 +132,6 @@ class TestTraining:
         assert "Fix: start all processes again: training goes on from the last checkpoint" in told.err
         (newest,) = [path for path in ckpt.checkpoints(run / "checkpoints")[:1] if damage(path) is None]
         assert int(newest.name.removeprefix("step-")) >= 4
-
-
-def train(config: Path, run: Path, *settings: str) -> list[str]:
-    return ["-m", "pytorch_dl", "train", str(config), "--out", str(run), *SETTINGS, *settings]
-
-
-def resume(run: Path) -> list[str]:
-    return ["-m", "pytorch_dl", "resume", str(run)]
-
-
-def stopped(processes, run: Path, *, after: int) -> None:
-    """Ask the last of the processes to stop after a step; all do, after the same one."""
-    wait_for_step(run, after)
-    processes[-1].send_signal(signal.SIGTERM)
-    ended = end(processes)
-    assert [one.code for one in ended] == [75] * len(processes), ended
-
-
-def wait_for_step(run: Path, step: int) -> None:
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        record = run / "metrics.jsonl"
-        if record.exists() and len(record.read_text().splitlines()) > step:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"the run did not come to step {step}")
 
 
 class Silent:

@@ -1,0 +1,49 @@
+"""What the cases of reliability share: a size for every change and one for a night, and the record of each case.
+
+A case is a test whose name begins with its number: test_d4_... is D4. With PYTORCH_DL_RELIABILITY=FILE cases run at
+full size, and each writes what it injected, how often, and what was lost, into FILE. `make reliability` does that.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytorch_dl.files import write_json
+
+RECORD = "PYTORCH_DL_RELIABILITY"
+
+
+class Case:
+    """One of them: how often it injects, and what it then tells."""
+
+    def __init__(self, name: str, record: Path | None) -> None:
+        self.name, self._record = name, record
+
+    def size(self, quick: int, full: int) -> int:
+        """How often to inject: on every change, or in a night."""
+        return full if self._record else quick
+
+    def survived(self, times: int, *, injected: str, lost: str) -> None:
+        """Write down that so many injections were survived."""
+        if not self._record:
+            return
+        found: dict[str, Any] = json.loads(self._record.read_bytes()) if self._record.exists() else {}
+        found[self.name] = {"injected": injected, "times": times, "lost": lost, **_versions()}
+        write_json(self._record, dict(sorted(found.items())))
+
+
+@pytest.fixture
+def case(request: pytest.FixtureRequest) -> Case:
+    """The case that the test is."""
+    record = os.environ.get(RECORD)
+    return Case(request.function.__name__.split("_")[1].upper(), Path(record) if record else None)
+
+
+def _versions() -> dict[str, Any]:
+    from benchmark.measuring.machine import machine
+
+    where = machine()
+    return {name: where[name] for name in ("date", "commit", "uncommitted_changes", "cpu", "torch", "python")}
