@@ -1,4 +1,4 @@
-"""Write the table of docs/reliability.md from benchmark/results/reliability.json: `python scripts/reliability_table.py`."""
+"""Write the table of docs/reliability.md from its result file: `python scripts/reliability_table.py`."""
 
 import json
 from pathlib import Path
