@@ -371,7 +371,7 @@ class OptimizedTrainer:
             "step": self.state.step,
             "torch": torch.__version__,
             "CPU threads": torch.get_num_threads(),
-            "batches": steps_per_epoch(self.train_dataloader, size=1),
+            "batches": len(loader) if hasattr(loader := self.train_dataloader, "__len__") else None,
             "weights": {name: _digest(weight) for name, weight in self.model.named_parameters()},
         }
         self.peers.refuse_difference(own, what="the processes of a training differ")
