@@ -91,7 +91,9 @@ def verify(run_folder: o.Run) -> None:
 @app.command()
 def replay(
     run_folder: o.Run,
-    step: Annotated[int | None, typer.Option(help="The last to recompute (that of the newest checkpoint).")] = None,
+    step: Annotated[
+        int | None, typer.Option(min=1, help="The last to recompute (that of the newest checkpoint).")
+    ] = None,
 ) -> None:
     """Recompute the steps up to one from the checkpoint before it, and compare the bits; ends with 4 if they differ."""
     from pytorch_dl.commands import print_replayed

@@ -27,7 +27,7 @@ def print_verified(run: Path) -> None:
         damaged += [part] if problem else []
     if damaged:
         raise CheckpointError(
-            f"{len(damaged)} parts are damaged, the first is {damaged[0]}",
+            f"damaged: {', '.join(damaged)}",
             where=str(run),
             fix=f"`pytorch-dl resume {run}` goes on from the newest whole checkpoint and makes token stores anew",
         )
@@ -35,6 +35,7 @@ def print_verified(run: Path) -> None:
 
 def print_replayed(run: Path, step: int | None) -> None:
     """Print what came of recomputing; other bits end with the exit code of checkpoints."""
+    reasons = "; ".join(changed_environment(run))  # before the run's own settings take effect
     found = replay(run, step, say=_say)
     what = f"{found.lines} lines of the record and {found.files} files of the checkpoint"
     if not found.different:
@@ -42,7 +43,6 @@ def print_replayed(run: Path, step: int | None) -> None:
         return
     for name in found.different:
         print(f"differs: {name}")
-    reasons = "; ".join(changed_environment(run))
     raise CheckpointError(
         f"steps {found.start + 1} to {found.step} recomputed: of {what}, {len(found.different)} differ",
         where=str(run),

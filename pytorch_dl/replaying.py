@@ -100,10 +100,13 @@ def _kept_steps(folder: RunFolder) -> set[int]:
 
 
 def _begin(folder: RunFolder, again: RunFolder, start: int, record: Path) -> int:
-    """Copy a checkpoint and the record up to it; returns the bytes of the record."""
-    name = ckpt.name_of(start)
-    shutil.copytree(folder.checkpoints / name, again.checkpoints / name)
-    position = TrainState.from_json(ckpt.read_state(folder.checkpoints / name), where=name).metrics_position
+    """Copy a checkpoint, the best one so far, and the record up to it; returns the bytes of the record."""
+    first = folder.checkpoints / ckpt.name_of(start)
+    state = TrainState.from_json(ckpt.read_state(first), where=str(first))
+    for source in {first, folder.checkpoints / ckpt.name_of(state.best_step)}:
+        if source.exists():
+            shutil.copytree(source, again.checkpoints / source.name)
+    position = state.metrics_position
     with open(record, "rb") as file:
         (again.path / METRICS).write_bytes(file.read(position))
     return position
@@ -111,6 +114,7 @@ def _begin(folder: RunFolder, again: RunFolder, start: int, record: Path) -> int
 
 def _recompute(folder: RunFolder, again: RunFolder, config: Config, step: int, *, say: Say) -> None:
     data = prepare(folder, config, say)
+    config.training.time_limit = None  # this machine may be slower
     config.logging.log_dir, config.logging.tensorboard, config.logging.wandb = None, False, False
     trainer = create_trainer(
         model=build_model(config, data.tokenizers),
@@ -125,6 +129,8 @@ def _recompute(folder: RunFolder, again: RunFolder, config: Config, step: int, *
     try:
         trainer.train(stop_after=step)
     except Interrupted:
+        if trainer.state.step < step:
+            raise
         return
     if trainer.state.step < step:
         raise ConfigError(f"training ends at step {trainer.state.step}, before step {step}", where=str(folder.path))

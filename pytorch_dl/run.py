@@ -76,7 +76,8 @@ def start(config: Config, out: Path, *, beam_size: int | None) -> None:
     with joined(choose_device(config.system.device)) as peers:
         peers.refuse_difference(_flat(config.model_dump(mode="json")), what="the configuration")
         folder, progress = RunFolder(Path(peers.tell(str(out)))), _progress(peers)
-        if peers.is_first and not (was_restarted() and folder.config.exists()):
+        goes_on = was_restarted(peers) and folder.config.exists()
+        if peers.is_first and not goes_on:
             begin(config, folder.path, progress=progress, beam_size=beam_size)
         peers.wait()
         with _resumable(folder):
@@ -143,7 +144,7 @@ def train(folder: RunFolder, *, progress: Progress, peers: Peers = ALONE) -> Non
     """Train a begun run to its end, from wherever it is; a finished one is left as it is."""
     config = folder.read_config()
     folder.read_beam_size()  # what is wrong with it shows now
-    if peers.tell(folder.is_finished):
+    if peers.tell(folder.is_finished if peers.is_first else None):
         progress.say(f"{folder.path} is finished: nothing to do")
         return
     with RunLock(folder.path) if peers.is_first else contextlib.nullcontext():

@@ -66,6 +66,7 @@ def _read_checkpoint(path: Path, model: OptimizedTransformer, config: Config) ->
     optimizer = make_optimizer(model, config.optimizer, learning_rate=config.training.learning_rate)
     ckpt.load_optimizer(model, optimizer, path / ckpt.OPTIMIZER)
     if config.training.ema_decay:
+        ckpt.read_tensors(path / ckpt.AVERAGE)
         ckpt.load_weights(model, ckpt.weights_of(path.parent, state.step), where=str(path))
 
 

@@ -70,8 +70,8 @@ def test_flipped_bits_and_torn_files(run, capsys):
     assert result.code == 4
     assert "damaged  model: model.safetensors does not match its checksum" in result.out
     assert result.error_lines == [
-        f"pytorch-dl: error: {run}: 4 parts are damaged, the first is checkpoints/step-00000020. Fix: `pytorch-dl "
-        f"resume {run}` goes on from the newest whole checkpoint and makes token stores anew."
+        f"pytorch-dl: error: {run}: damaged: checkpoints/step-00000020, model, cache/{store.name}, metrics.jsonl. "
+        f"Fix: `pytorch-dl resume {run}` goes on from the newest whole checkpoint and makes token stores anew."
     ]
 
 

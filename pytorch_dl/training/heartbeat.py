@@ -25,7 +25,7 @@ class Store(Protocol):
 
 
 class Heartbeat:
-    """While entered, a thread beats for this process and watches the others."""
+    """While entered, one thread beats for this process and another watches the others."""
 
     def __init__(
         self, store: Store, *, rank: int, size: int, beat: float = BEAT_SECONDS, lost: float = LOST_SECONDS
@@ -35,21 +35,30 @@ class Heartbeat:
         self._counts = dict.fromkeys(self._others, -1)
         self._seen = dict.fromkeys(self._others, time.monotonic())
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._keeper_is_lost = False  # the process that keeps the store
+        # Whoever talks to the store may be left waiting for it: another thread watches.
+        self._threads = [
+            threading.Thread(target=work, name="heartbeat", daemon=True) for work in (self._talk, self._watch)
+        ]
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
+        for thread in self._threads:
+            thread.join(self._beat)
 
     def who_is_lost(self) -> str | None:
         """The processes that have not been seen for some beats; waits until there are some, if they come soon."""
         end = time.monotonic() + 5 * self._beat
         while time.monotonic() < end:
+            if self._keeper_is_lost:
+                return "rank 0, or torchrun's own process,"
             if silent := self._silent(2 * self._beat):
                 return _named(silent)
             time.sleep(self._beat / 4)
@@ -59,27 +68,31 @@ class Heartbeat:
         now = time.monotonic()
         return [other for other in self._others if now - self._seen[other] > seconds]
 
-    def _run(self) -> None:
-        last = time.monotonic()
+    def _talk(self) -> None:
+        """Beat, and note who has beaten."""
         while not self._ended.wait(self._beat):
-            now = time.monotonic()
-            if now - last > 2 * self._beat:  # this process stood still itself: the others are not to blame
-                self._seen = dict.fromkeys(self._others, now)
-            last = now
             try:
                 self._store.add(str(self._rank), 1)
                 for other in self._others:
                     if (count := self._store.add(str(other), 0)) != self._counts[other]:
                         self._counts[other], self._seen[other] = count, time.monotonic()
             except RuntimeError:  # the store is gone, and with it the process that kept it
-                if self._ended.is_set():
-                    return
-            if silent := self._silent(self._lost):
-                self._end(silent)
+                self._keeper_is_lost = not self._ended.is_set()
+                return
 
-    def _end(self, silent: list[int]) -> None:
+    def _watch(self) -> None:
+        last = time.monotonic()
+        while not self._ended.wait(self._beat):
+            now = time.monotonic()
+            if now - last > 2 * self._beat:  # this process stood still itself: the others are not to blame
+                self._seen = dict.fromkeys(self._others, now)
+            last = now
+            if silent := self._silent(self._lost):
+                self._end("rank 0" if self._keeper_is_lost else _named(silent))
+
+    def _end(self, silent: str) -> None:
         print(
-            f"pytorch-dl: error: rank {self._rank} has not heard of {_named(silent)} for {self._lost:.0f} s. "
+            f"pytorch-dl: error: rank {self._rank} has not heard of {silent} for {self._lost:.0f} s. "
             "Fix: start all processes again: training goes on from the last checkpoint.",
             file=sys.stderr,
             flush=True,

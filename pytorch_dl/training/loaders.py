@@ -43,10 +43,10 @@ def shared_batches(
 ) -> Iterator[Batch | None]:
     """The same, with None in place of those that fall to another process, where a list has so many slots."""
     if peers.size > 1 and isinstance(loader, BatchLoader):
-        yield from loader.share(epoch, start, lambda index: peers.is_mine(index % slots))
+        yield from loader.share(epoch, start, lambda index: peers.is_mine((index - start) % slots))
         return
     for index, batch in enumerate(batches_from(loader, epoch, start, model=model), start):
-        yield batch if peers.is_mine(index % slots) else None
+        yield batch if peers.is_mine((index - start) % slots) else None
 
 
 def _refuse_misfit(batch: Batch, model: OptimizedTransformer, *, where: str) -> None:

@@ -78,7 +78,7 @@ class Peers:
 
     def wait(self) -> None:
         """Until all are here."""
-        self.add_up(torch.zeros(1, device=self.device))
+        self.add_up(torch.zeros(1, device=self.device)).item()  # the host too, not only the device's stream
 
     def refuse_difference(self, own: Mapping[str, Any], *, what: str) -> None:
         """Raise on all processes when a value of `own`, which must be JSON, is not the first process's."""
@@ -107,6 +107,8 @@ class Peers:
             yield
         except RuntimeError as error:
             lost = self.heartbeat.who_is_lost() if self.heartbeat else None
+            if self.heartbeat and not lost:
+                raise  # all are there: it was something else
             raise PeerLostError(
                 f"rank {self.rank} lost {lost or 'another process'} ({str(error).splitlines()[0][:120]})",
                 fix="start all processes again: training goes on from the last checkpoint",
@@ -145,7 +147,9 @@ class GradientSum:
             dist.all_gather(list(whole.chunk(self.peers.size)), self._part)
         sizes = [parameter.numel() for parameter in self.parameters]
         for parameter, flat in zip(self.parameters, torch.split(whole[: sum(sizes)], sizes), strict=True):
-            parameter.grad = flat.view(parameter.shape).to(parameter.dtype)
+            gradient = flat.view(parameter.shape).to(parameter.dtype)
+            # Fused optimizers take numbers as they lie.
+            parameter.grad = gradient if parameter.is_contiguous() else torch.empty_like(parameter).copy_(gradient)
         self._part = None
 
     def _flat(self) -> Tensor:
@@ -159,9 +163,10 @@ class GradientSum:
         return torch.cat([*gradients, gradients[0].new_zeros(missing)])
 
 
-def was_restarted() -> bool:
-    """Whether torchrun has started the processes again, after one had failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def was_restarted(peers: Peers) -> bool:
+    """Whether torchrun has started the processes again, after one on any machine had failed."""
+    count = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    return bool(peers.add_up(torch.tensor([count], device=peers.device)).item())
 
 
 @contextmanager

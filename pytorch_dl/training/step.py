@@ -82,6 +82,8 @@ class Passes:
         keys = dropout_keys(on_device, seed=self.seed, step=step)
         if self.recorded:
             return self.recorded(on_device, keys, tokens=tokens)
+        # A GPU divides by a number of the host's otherwise than by one of its own.
+        tokens = tokens if isinstance(tokens, Tensor) else torch.full((), float(tokens), device=self.device)
         seed_generators(self.seed, step, slot)
         with autocast(self.precision, self.device):
             loss = batch_loss(self.model, on_device, label_smoothing=self.label_smoothing, keys=keys)
@@ -119,6 +121,7 @@ def begin_step(
             gradients.add_round(len(slots))
         gradients.spread()
         peers.add_up(totals)
+    seed_generators(passes.seed, step, size)  # what a user's loader draws is then the same in all processes
     update = passes.update
     numbers = update.apply(totals.sum(0), list(batches.values()), step=step, total_steps=total_steps)
     on_host = torch.cat((numbers, told.to(numbers.device))).to("cpu", non_blocking=True)

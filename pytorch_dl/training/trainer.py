@@ -131,7 +131,7 @@ class OptimizedTrainer:
             ckpt.refuse_existing(self.checkpoint_dir)
         self._leave_best()
         self._unread.clear()
-        self._passes, self._seconds = self._new_passes(), self.state.seconds
+        self._passes, self._seconds = self._new_passes(), self.peers.tell(self.state.seconds)
         self.update.forget_failure()
         self._require_same()
         self.model.train()
@@ -155,10 +155,12 @@ class OptimizedTrainer:
                     self._advance(next(steps), total_steps, started=started)
                     self._validate_and_save_if_due()
                 self._finish(f"{reason}, at step {self.state.step:,} of {total_steps:,}")
+                self._stop.asked_by_another |= self._is_any_stopped()
                 self._poll()  # a signal that came while the last step was saved
             except StopNow:
                 if self.checkpoints.saved_step < self.state.step:
                     self.save()
+                self.peers.wait()  # torchrun ends all when one has ended
                 raise self._stop.as_error(self.state.step, folder=self.checkpoint_dir) from None
         return self.state
 
@@ -328,6 +330,11 @@ class OptimizedTrainer:
         """Stop when a signal has come; of several processes all stop after the same step, which told them of it."""
         if self.peers.size == 1 or self._stop.asked_by_another:
             self._stop.poll()
+
+    def _is_any_stopped(self) -> bool:
+        """Whether a signal has come to any process since the last step."""
+        mine = torch.tensor([self._stop.signal is not None], dtype=torch.long, device=self.device)
+        return self.peers.size > 1 and bool(self.peers.add_up(mine).item())
 
     @property
     def _agreed_state(self) -> TrainState:

@@ -172,4 +172,7 @@ def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _scaler(model: OptimizedTransformer, precision: Precision) -> torch.amp.GradScaler:
-    return torch.amp.GradScaler(next(model.parameters()).device.type, enabled=precision == "fp16")
+    device = next(model.parameters()).device
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    scaler.scale(torch.zeros((), device=device))  # makes its scale, which a process without a batch needs as well
+    return scaler

@@ -153,6 +153,20 @@ def test_the_one_that_does_not_beat_is_named() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+def test_the_one_that_keeps_the_store_is_lost(how: signal.Signals, config: Path, tmp_path: Path) -> None:
+    """Whoever asks it for the others' beats gets no answer."""
+    first, *others = start(3, train(config, tmp_path / "run", "training.max_steps=100000"))
+    wait_for_step(tmp_path / "run", 5)
+    first.send_signal(how)
+    told = end(others, seconds=60)
+    first.kill()
+    end([first])
+    assert [one.code for one in told] == [7, 7], told
+    assert all("rank 0" in one.err for one in told), told
+
+
+@pytest.mark.slow
 def test_torchrun_starts_them_again(config: Path, straight: dict[str, str], tmp_path: Path) -> None:
     """One of two is killed; the same command then goes on."""
     run = tmp_path / "run"
