@@ -14,6 +14,7 @@ from typing import Protocol, Self
 from pytorch_dl.errors import PeerLostError
 
 BEAT_SECONDS, LOST_SECONDS = 2.0, 30.0
+KEEPER = "rank 0 or torchrun's own process"  # of the store
 
 
 class Store(Protocol):
@@ -35,7 +36,8 @@ class Heartbeat:
         self._counts = dict.fromkeys(self._others, -1)
         self._seen = dict.fromkeys(self._others, time.monotonic())
         self._ended = threading.Event()
-        self._keeper_is_lost = False  # the process that keeps the store
+        self._keeper_is_lost = False
+        self._answered = time.monotonic()  # when the store did
         # Whoever talks to the store may be left waiting for it: another thread watches.
         self._threads = [
             threading.Thread(target=work, name="heartbeat", daemon=True) for work in (self._talk, self._watch)
@@ -58,7 +60,7 @@ class Heartbeat:
         end = time.monotonic() + 5 * self._beat
         while time.monotonic() < end:
             if self._keeper_is_lost:
-                return "rank 0, or torchrun's own process,"
+                return KEEPER
             if silent := self._silent(2 * self._beat):
                 return _named(silent)
             time.sleep(self._beat / 4)
@@ -76,6 +78,7 @@ class Heartbeat:
                 for other in self._others:
                     if (count := self._store.add(str(other), 0)) != self._counts[other]:
                         self._counts[other], self._seen[other] = count, time.monotonic()
+                self._answered = time.monotonic()
             except RuntimeError:  # the store is gone, and with it the process that kept it
                 self._keeper_is_lost = not self._ended.is_set()
                 return
@@ -85,10 +88,11 @@ class Heartbeat:
         while not self._ended.wait(self._beat):
             now = time.monotonic()
             if now - last > 2 * self._beat:  # this process stood still itself: the others are not to blame
-                self._seen = dict.fromkeys(self._others, now)
+                self._seen, self._answered = dict.fromkeys(self._others, now), now
             last = now
             if silent := self._silent(self._lost):
-                self._end("rank 0" if self._keeper_is_lost else _named(silent))
+                no_answer = self._keeper_is_lost or now - self._answered > self._lost / 2
+                self._end(KEEPER if no_answer else _named(silent))
 
     def _end(self, silent: str) -> None:
         print(

@@ -23,7 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 from pytorch_dl.errors import ConfigError, PeerLostError
 from pytorch_dl.training.heartbeat import Heartbeat
 
-LONGEST_WAIT = timedelta(days=7)  # for a process that prepares text, say; one that is lost shows by its heartbeat
+LONGEST_WAIT = timedelta(hours=12)  # for a process that prepares text, say; one that is lost shows by its heartbeat
 
 
 class Peers:

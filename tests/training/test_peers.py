@@ -153,6 +153,7 @@ def test_the_one_that_does_not_beat_is_named() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
 def test_the_one_that_keeps_the_store_is_lost(how: signal.Signals, config: Path, tmp_path: Path) -> None:
     """Whoever asks it for the others' beats gets no answer."""
