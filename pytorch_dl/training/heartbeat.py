@@ -52,8 +52,8 @@ class Heartbeat:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        for thread in self._threads:
-            thread.join(self._beat)
+        for thread in self._threads:  # one that is in the store's code while Python ends would abort the process
+            thread.join(self._lost)
 
     def who_is_lost(self) -> str | None:
         """The processes that have not been seen for some beats; waits until there are some, if they come soon."""

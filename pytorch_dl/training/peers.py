@@ -187,5 +187,6 @@ def joined(device: torch.device) -> Iterator[Peers]:
         with peers.heartbeat:
             yield peers
             peers.wait()  # who leaves is missed
+        peers.wait()  # until nobody asks the store any more: with the process that keeps it, it goes
     finally:
         dist.destroy_process_group()

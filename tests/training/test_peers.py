@@ -68,7 +68,6 @@ def straight(config: Path) -> dict[str, str]:
     return outcome(run)
 
 
-@pytest.mark.slow  # several processes at once on two busy cores
 class TestTraining:
     @pytest.mark.parametrize(
         ("layout", "count"),
