@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pytorch_dl.config.model_config import Config, LoggingConfig, OptimizerConfig, TrainingConfig
 from pytorch_dl.dataset.batching import Batch
@@ -22,6 +21,7 @@ from pytorch_dl.errors import ConfigError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.accumulation import Group, groups, steps_per_epoch
+from pytorch_dl.training.agreement import require_a_batch_for_each, require_same
 from pytorch_dl.training.best_weights import use_average_if_better, use_best
 from pytorch_dl.training.checkpointer import Checkpointer
 from pytorch_dl.training.compilation import Compile, compile_layers, compiles
@@ -88,7 +88,7 @@ class OptimizedTrainer:
         self.device = next(model.parameters()).device
         self.peers = peers or Peers.present(self.device)
         self._require_scores()
-        self._require_a_batch_for_each()
+        require_a_batch_for_each(self.peers, self.settings)
         precision: Precision = self.peers.tell(choose_precision(self.settings.mixed_precision, self.device))
         self.state = TrainState(precision=precision)
         self.update = WeightUpdate(
@@ -133,7 +133,13 @@ class OptimizedTrainer:
         self._unread.clear()
         self._passes, self._seconds = self._new_passes(), self.peers.tell(self.state.seconds)
         self.update.forget_failure()
-        self._require_same()
+        require_same(
+            self.peers,
+            self.model,
+            self.train_dataloader,
+            settings={**self.settings.model_dump(), "seed": self.seed},
+            step=self.state.step,
+        )
         self.model.train()
         self.state.compiled = self._compiles(total_steps * size)
         if self.state.compiled and getattr(self.train_dataloader, "has_one_shape", False):
@@ -215,6 +221,7 @@ class OptimizedTrainer:
         if state is None:
             return False
         self.state, self._has_best = state, False
+        self._passes = self._new_passes()  # in the precision of the checkpoint
         if state.batch and not is_exact(self.train_dataloader):
             self.reporter.say(
                 f"warning: the training loader begins epoch {state.epoch + 1} anew, without its first "
@@ -368,30 +375,6 @@ class OptimizedTrainer:
             say=self.reporter.say,
         )
 
-    def _require_same(self) -> None:
-        """Several processes that trained different things would not notice."""
-        if self.peers.size == 1:
-            return
-        own = {
-            "settings": self.settings.model_dump(),
-            "seed": self.seed,
-            "step": self.state.step,
-            "torch": torch.__version__,
-            "CPU threads": torch.get_num_threads(),
-            "batches": len(loader) if hasattr(loader := self.train_dataloader, "__len__") else None,
-            "weights": {name: _digest(weight) for name, weight in self.model.named_parameters()},
-        }
-        self.peers.refuse_difference(own, what="the processes of a training differ")
-
-    def _require_a_batch_for_each(self) -> None:
-        batches, processes = self.settings.gradient_accumulation_steps, self.peers.size
-        if batches < processes:
-            raise ConfigError(
-                f"training.gradient_accumulation_steps is {batches}: a step has fewer batches than there are processes "
-                f"({processes}), and some would have nothing to do",
-                fix=f"set it to {processes} or more, and data.max_tokens_per_batch to what one of them is to take",
-            )
-
     def _require_scores(self) -> None:
         metric = self.settings.early_stopping_metric
         if metric != "val_loss" and self.val_dataloader is not None and self.decode is None:
@@ -400,12 +383,6 @@ class OptimizedTrainer:
 
 def _go_on() -> None:
     """In place of a poll: what one process alone left, the others would wait for."""
-
-
-def _digest(weight: Tensor) -> int:
-    """A number that another weight hardly has."""
-    bits = weight.detach().flatten().view(torch.uint8).long()
-    return int((bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum())
 
 
 def create_trainer(

@@ -1,0 +1,43 @@
+"""What processes must have in common to train as one: several that trained different things would not notice."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytorch_dl.config.model_config import TrainingConfig
+from pytorch_dl.errors import ConfigError
+from pytorch_dl.training.peers import Peers
+
+
+def require_a_batch_for_each(peers: Peers, settings: TrainingConfig) -> None:
+    """Raise when a step has fewer batches than there are processes."""
+    batches = settings.gradient_accumulation_steps
+    if batches < peers.size:
+        raise ConfigError(
+            f"training.gradient_accumulation_steps is {batches}: a step has fewer batches than there are processes "
+            f"({peers.size}), and some would have nothing to do",
+            fix=f"set it to {peers.size} or more, and data.max_tokens_per_batch to what one of them is to take",
+        )
+
+
+def require_same(peers: Peers, model: nn.Module, loader: object, *, settings: Mapping[str, Any], step: int) -> None:
+    """Raise on all processes, naming what differs, unless they begin alike."""
+    if peers.size == 1:
+        return
+    own = {
+        **settings,
+        "step": step,
+        "torch": torch.__version__,
+        "CPU threads": torch.get_num_threads(),
+        "batches": len(loader) if hasattr(loader, "__len__") else None,
+        "weights": {name: _digest(weight) for name, weight in model.named_parameters()},
+    }
+    peers.refuse_difference(own, what="the processes of a training differ")
+
+
+def _digest(weight: Tensor) -> int:
+    """A number that another weight hardly has."""
+    bits = weight.detach().flatten().view(torch.uint8).long()
+    return int((bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum())
