@@ -17,12 +17,12 @@ from pytorch_dl.generation.hypothesis import Request
 Rule = Callable[[Tensor, Beams, Sequence[Request]], None]  # (log-probabilities (B, K, V) to change, beams, sentences)
 
 
-def never(ids: Collection[int]) -> Rule:
+def never(ids: Collection[int], device: torch.device) -> Rule:
     """These tokens do not come out at all."""
+    places = torch.tensor(sorted(ids), dtype=torch.long, device=device)
 
     def rule(log_probs: Tensor, beams: Beams, requests: Sequence[Request]) -> None:
-        for token in ids:
-            log_probs[..., token] = -torch.inf
+        log_probs.index_fill_(-1, places, -torch.inf)
 
     return rule
 

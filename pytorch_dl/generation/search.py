@@ -93,6 +93,7 @@ class Search(Generic[CacheT]):
         self.found: list[list[Hypothesis]] = []
         self.beams = self._first_beams([])
         self.idle: Bools = np.zeros(0, dtype=np.bool_)
+        self._never = rules.never(special.banned_ids, self.device)
         self._strategy = lru_cache(partial(strategy_of, settings, eos_id=special.eos_id))
 
     def __len__(self) -> int:
@@ -154,7 +155,7 @@ class Search(Generic[CacheT]):
         """Those that have something to say."""
         s, eos_id = self.settings, self.special.eos_id
         asked = [
-            (bool(self.special.banned_ids), rules.never(self.special.banned_ids)),
+            (bool(self.special.banned_ids), self._never),
             (s.min_length > 1, rules.no_early_end(s.min_length, eos_id)),
             (s.no_repeat_ngram > 0, rules.no_repeat(s.no_repeat_ngram)),
             (any(request.banned for request in requests), rules.no_banned_run),
@@ -181,9 +182,11 @@ class Search(Generic[CacheT]):
         done: Bools = (beams.lengths >= beams.limits) | (alive == -np.inf)
         if s.sampling:
             return done
-        lengths = beams.limits if s.early_stopping == "sure" else beams.lengths
-        hopeless = alive / np.array([s.norm(length) for length in lengths]) <= beams.best
-        done |= (beams.found >= s.beam_size) & (hopeless | (s.early_stopping == "first"))
+        enough = beams.found >= s.beam_size
+        if enough.any():
+            lengths = beams.limits if s.early_stopping == "sure" else beams.lengths
+            hopeless = alive / np.array([s.norm(length) for length in lengths]) <= beams.best
+            done |= enough & (hopeless | (s.early_stopping == "first"))
         return done
 
     def _results(self, row: int) -> list[Hypothesis]:

@@ -58,6 +58,13 @@ def highest(values: Tensor) -> tuple[Tensor, Tensor]:
     """Like `torch.max` over the last dimension, of equal values the first: by numpy on a CPU, which is faster there."""
     if values.is_cuda:
         return values.max(-1)
+    if values.dtype == torch.bfloat16:
+        # Positive numbers are ordered as their bits are, read as integers, and those of negative ones are below them.
+        # NaN is among them where it has no sign; with one, it is found where no number of the row is positive.
+        place = torch.from_numpy(values.view(torch.int16).numpy().argmax(-1))
+        best = values.gather(-1, place.unsqueeze(-1)).squeeze(-1)
+        if (best > 0).all():
+            return best, place
     values = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
     place = torch.from_numpy(values.numpy().argmax(-1))
     return values.gather(-1, place.unsqueeze(-1)).squeeze(-1), place

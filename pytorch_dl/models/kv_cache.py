@@ -54,7 +54,7 @@ class LayerCache:
 class DecoderCache:
     """The state of a search in the model: one object to extend, permute, thin out and join to another."""
 
-    past: Tensor  # (L, 2, B, H, N, D): self-attention keys and values
+    past: list[Tensor]  # one for each layer, (2, B, H, N, D): self-attention keys and values
     ancestry: Tensor  # (B, 1, K, N): 0 where a beam descends from a node, -inf elsewhere
     memories: list[KeyValue]  # one for each layer, (B, H, S, D): never repeated for the beams
     cross_bias: Tensor  # (B, 1, 1, S)
@@ -69,7 +69,7 @@ class DecoderCache:
         turned = beams > 1 and cross_bias.device.type == "cpu"
         memories = [_each(torch.Tensor.contiguous, memory, turned=turned) for memory in memories]
         batch = cross_bias.size(0)
-        past = cross_bias.new_empty(len(memories), 2, batch, heads, 0, head_dim)
+        past = [cross_bias.new_empty(2, batch, heads, 0, head_dim) for _ in memories]
         positions = torch.zeros(batch, 1, dtype=torch.long, device=cross_bias.device)
         return cls(past, cross_bias.new_empty(batch, 1, beams, 0), memories, cross_bias, positions, turned)
 
@@ -113,7 +113,12 @@ class DecoderCache:
         """Take in the sentences of another cache of the same model and beams, behind those that are here."""
         columns, source = max(self.used, other.used), max(self.cross_bias.size(-1), other.cross_bias.size(-1))
         both = (self, other)
-        self.past = torch.cat([_padded(one.past[..., : one.used, :], -2, columns) for one in both], dim=2)
+        self.past = [
+            torch.cat(
+                [_padded(past[..., : one.used, :], -2, columns) for past, one in zip(pasts, both, strict=True)], 1
+            )
+            for pasts in zip(self.past, other.past, strict=True)
+        ]
         bias = [_padded(one.ancestry[..., : one.used], -1, columns, -torch.inf) for one in both]
         cross = [_padded(one.cross_bias, -1, source, -torch.inf) for one in both]
         self.ancestry, self.cross_bias = torch.cat(bias), torch.cat(cross)
@@ -137,7 +142,7 @@ class DecoderCache:
         room = max(_ROOM, 4 * ancestry.size(2), width // 4)
         ancestry = ancestry.gather(3, order[:, None, None].expand(-1, -1, ancestry.size(2), -1))
         self.ancestry = _padded(ancestry, -1, width + room, -torch.inf)
-        self.past = _columns(self.past, sentences, _padded(order, -1, width + room))
+        self.past = [_columns(past, sentences, order, room=room) for past in self.past]
         self.used = width
 
 
@@ -147,18 +152,19 @@ def _each(change: Callable[..., Tensor], *all_of: KeyValue, turned: bool) -> Key
     return KeyValue(change(*(part.mT for part in keys)).mT if turned else change(*keys), change(*values))
 
 
-def _columns(past: Tensor, sentences: Tensor, columns: Tensor) -> Tensor:
-    """The given columns (B', N') of sentences (B',) of past (L, 2, B, H, N, D), in one pass over whole rows of D."""
-    layers, two, _, heads, room, head_dim = past.shape
-    if not room:
-        return past.new_empty(layers, two, len(sentences), heads, columns.size(-1), head_dim)
+def _columns(past: Tensor, sentences: Tensor, columns: Tensor, *, room: int) -> Tensor:
+    """The given columns (B', N') of sentences (B',) of past (2, B, H, N, D), and room for more behind them."""
+    two, _, heads, held, head_dim = past.shape
+    rows, width = columns.shape
+    new = past.new_empty(two, rows, heads, width + room, head_dim)
+    if not width:
+        return new
     head = sentences.unsqueeze(1) * heads + torch.arange(heads, device=past.device)  # (B', H)
-    rows = (head * room).unsqueeze(2) + columns.unsqueeze(1)  # (B', H, N')
-    planes = torch.arange(layers * two, device=past.device).view(layers, two, 1, 1, 1) * past[0, 0, ..., 0].numel()
-    # Along the first dimension rows are copied by several threads.
-    return (
-        past.reshape(-1, head_dim).index_select(0, (planes + rows).flatten()).view(*planes.shape[:2], *rows.shape, -1)
-    )
+    places = ((head * held).unsqueeze(2) + columns.unsqueeze(1)).flatten()  # (B' * H * N',)
+    for kept, part in zip(new, past, strict=True):
+        # Along the first dimension rows of D are copied by several threads.
+        kept[:, :, :width] = part.reshape(-1, head_dim).index_select(0, places).view(rows, heads, width, head_dim)
+    return new
 
 
 def _padded(x: Tensor, dim: int, size: int, value: float = 0.0) -> Tensor:

@@ -10,7 +10,7 @@ Shapes: B sentences, K beams, S source, N tokens so far, H and G heads of querie
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +44,7 @@ class Reader:
     def __init__(self, model: OptimizedTransformer, *, precision: str = "fp32", recorded: bool = False) -> None:
         self._trained, self.model = model, _lowered(model, precision)
         self.encoder = _layers(model.encoder_layers, precision) if is_known(model, "encoder") else None
+        self.encoder_norm = lean(model.encoder_norm)
         self.decoder = ReadingDecoder(model, precision) if is_known(model, "decoder") else None
         self.output = product_of(model.output, precision) if type(model.output) is nn.Linear else model.output
         self.recordings = Recordings(self.decoder) if recorded and self.decoder else None
@@ -114,8 +115,7 @@ class Reader:
         row = WholeRow(additive(segment_mask(src.segments, src.segments), x.dtype))
         for layer in self.encoder:
             x = layer(x, row, turns)
-        memory: Tensor = self.model.encoder_norm(x)
-        return memory
+        return self.encoder_norm(x)
 
 
 class ReadingDecoder:
@@ -123,7 +123,8 @@ class ReadingDecoder:
 
     def __init__(self, model: OptimizedTransformer, precision: str) -> None:
         self.layers = _layers(model.decoder_layers, precision)
-        self.embedding, self.positions, self.norm = model.tgt_embedding, model.tgt_positions, model.decoder_norm
+        self.embedding, self.positions = model.tgt_embedding, model.tgt_positions
+        self.norm = lean(model.decoder_norm)
 
     def __call__(
         self,
@@ -137,8 +138,7 @@ class ReadingDecoder:
         x, turns = _embedded(tokens, positions, self.embedding, self.positions)
         for layer, past, memory in zip(self.layers, pasts, memories, strict=True):
             x = layer(x, past, turns, memory, cross_bias)
-        hidden: Tensor = self.norm(x)
-        return hidden
+        return self.norm(x)
 
 
 class WholeRow:
@@ -210,15 +210,12 @@ class Summed:
 
     def __init__(self, residual: Residual, linear: nn.Linear, precision: str) -> None:
         self.product = product_of(linear, precision)
-        self.norm = None if residual.norm_first else residual.norm
+        self.norm = None if residual.norm_first else lean(residual.norm)
 
     def __call__(self, x: Tensor, inner: Tensor) -> Tensor:
-        """x (B, K, d), inner (B, K, I) -> (B, K, d), in place where nothing is normalised."""
+        """x (B, K, d), inner (B, K, I) -> (B, K, d), in place but for norms of other kinds than RMSNorm."""
         x.add_(self.product(inner))
-        if self.norm is None:
-            return x
-        normed: Tensor = self.norm(x)
-        return normed
+        return x if self.norm is None else self.norm(x)
 
 
 class Normed:
@@ -226,23 +223,39 @@ class Normed:
 
     def __init__(self, residual: Residual, linear: nn.Linear, precision: str, *, narrow: bool = False) -> None:
         self.narrow = narrow
-        norm, scale = residual.norm if residual.norm_first else None, None
-        # What RMSNorm adds under the root, for the length of a row rather than the mean of its squares.
-        self.least: Tensor | None = None
-        if isinstance(norm, RMSNorm):
-            width = norm.weight.numel()
-            scale = norm.weight.detach() * math.sqrt(width)
-            self.least = torch.full_like(scale[:1], math.sqrt(norm.eps * width))
-        self.norm = None if isinstance(norm, RMSNorm) else norm
+        self.norm = lean(residual.norm) if residual.norm_first else None
+        scale = self.norm.scale if isinstance(self.norm, LeanNorm) else None
         self.product = product_of(linear, precision, scale=scale)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x (..., I) -> (..., O) in the precision of x, or where `narrow` in bf16."""
         kind = torch.bfloat16 if self.narrow else x.dtype
-        if self.least is None:
-            return self.product(x if self.norm is None else self.norm(x)).to(kind)
-        length = torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.least)  # (..., 1)
-        return self.product(x, length.reciprocal_()).to(kind)
+        if isinstance(self.norm, LeanNorm):
+            return self.product(x, self.norm.factor(x)).to(kind)
+        return self.product(x if self.norm is None else self.norm(x)).to(kind)
+
+
+class LeanNorm:
+    """RMSNorm by fewer operations: a factor for each row, from its length, and a scale for each feature."""
+
+    def __init__(self, norm: RMSNorm) -> None:
+        width = norm.weight.numel()
+        self.scale = norm.weight.detach() * math.sqrt(width)
+        # What RMSNorm adds under the root, for the length of a row rather than the mean of its squares.
+        self.least = torch.full_like(self.scale[:1], math.sqrt(norm.eps * width))
+
+    def factor(self, x: Tensor) -> Tensor:
+        """x (..., d) -> (..., 1)."""
+        return torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.least).reciprocal_()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (..., d), in place."""
+        return x.mul_(self.factor(x)).mul_(self.scale)
+
+
+def lean(norm: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A normalisation as it is read out."""
+    return LeanNorm(norm) if type(norm) is RMSNorm else norm
 
 
 def attend(q: Tensor, past: KeyValue, bias: Tensor) -> Tensor:

@@ -63,21 +63,21 @@ class Recording:
     """One step of decoding for caches up to a size, and the buffers that it reads and writes."""
 
     def __init__(self, decoder: Decoder, size: Size, like: DecoderCache, record: Callable[[Work], Work]) -> None:
-        layers, _, _, heads, _, dim = like.past.shape
+        layers, (_, _, heads, _, dim) = len(like.past), like.past[0].shape
         key_heads = like.memories[0].keys.size(1)
         with torch.inference_mode(mode=False):  # buffers outlive the search that made them
-            zeros = like.past.new_zeros
+            zeros = like.cross_bias.new_zeros
             self.past = zeros(layers, 2, size.sentences, heads, size.columns, dim)
             self.ancestry = zeros(size.sentences, 1, size.beams, size.columns)
             self.memories = zeros(layers, 2, size.sentences, key_heads, size.source, dim)
             self.cross_bias = zeros(size.sentences, 1, 1, size.source)
             self.tokens = zeros(size.sentences, size.beams, dtype=torch.long)
             self.positions = zeros(size.sentences, 1, dtype=torch.long)
-            self.columns = torch.arange(size.beams, device=like.past.device)
+            self.columns = torch.arange(size.beams, device=like.cross_bias.device)
         self.hidden: Tensor
         self._decoder = decoder
         self._guest: Callable[[], DecoderCache | None] = lambda: None
-        self._place: Tensor | None = None  # of the guest's past, as long as it is here
+        self._place: list[Tensor] | None = None  # of the guest's past, as long as it is here
         with torch.no_grad():
             self._replay = record(self._step)
 
@@ -90,10 +90,11 @@ class Recording:
         guest = self._guest()
         if guest is not None and guest is not cache and self.holds(guest):
             _move_out(guest)
-        sentences, source = cache.past.size(2), cache.cross_bias.size(-1)
+        sentences, source = cache.ancestry.size(0), cache.cross_bias.size(-1)
         # What is masked is multiplied by 0, so it must be finite, and what nobody has written may be anything.
         self.past[:, :, :sentences, :, cache.used :] = 0
-        self.past[:, :, :sentences, :, : cache.used] = cache.past[..., : cache.used, :]
+        for buffer, past in zip(self.past, cache.past, strict=True):
+            buffer[:, :sentences, :, : cache.used] = past[..., : cache.used, :]
         self.memories[:, :, :sentences, :, source:] = 0
         for bias, given in ((self.ancestry, cache.ancestry), (self.cross_bias, cache.cross_bias)):
             width = given.size(-1)  # which may lie in the very buffer, as memories may
@@ -102,7 +103,7 @@ class Recording:
         for buffers, memory in zip(self.memories, cache.memories, strict=True):
             for buffer, part in zip(buffers, memory, strict=True):
                 buffer[:sentences, :, :source] = part
-        cache.past, cache.ancestry = self.past[:, :, :sentences], self.ancestry[:sentences]
+        cache.past, cache.ancestry = list(self.past[:, :, :sentences]), self.ancestry[:sentences]
         cache.memories = [KeyValue(*(part[:sentences, :, :source] for part in buffers)) for buffers in self.memories]
         cache.cross_bias = self.cross_bias[:sentences, ..., :source]
         self._guest, self._place = weakref.ref(cache), cache.past
@@ -152,7 +153,6 @@ def _power_of_two(count: int) -> int:
 
 
 def _move_out(cache: DecoderCache) -> None:
-    cache.past, cache.ancestry, cache.cross_bias = (
-        part.clone() for part in (cache.past, cache.ancestry, cache.cross_bias)
-    )
+    cache.past = [past.clone() for past in cache.past]
+    cache.ancestry, cache.cross_bias = cache.ancestry.clone(), cache.cross_bias.clone()
     cache.memories = [KeyValue(*(part.clone() for part in memory)) for memory in cache.memories]

@@ -28,10 +28,22 @@ def test_top_equals_a_stable_sort_of_all_beams_together(size, count, levels, bea
 
 
 @pytest.mark.parametrize("size", [5, 128, 130, 640])
-@pytest.mark.parametrize("levels", [1, 2, 1000])
-def test_the_highest_is_the_first_of_equals(size, levels):
-    values = torch.randint(levels, (6, 2, size), generator=torch.Generator().manual_seed(size)).float()
+@pytest.mark.parametrize("levels", [1, 2, 200])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("lowest", [-300, -100, 0, 1])
+def test_the_highest_is_the_first_of_equals(size, levels, lowest, dtype):
+    random = torch.Generator().manual_seed(size)
+    values = torch.randint(lowest, lowest + levels, (6, 2, size), generator=random).to(dtype)
     values[3] = -torch.inf
     best, place = highest(values)
     for row, numbers in enumerate(values.view(12, size).tolist()):
         assert (best.flatten()[row], place.flatten()[row]) == (max(numbers), numbers.index(max(numbers)))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_that_is_not_a_number_shows(sign, dtype):
+    values = torch.randn(3, 1, 40).to(dtype)
+    values[1] = torch.tensor(torch.nan).copysign(torch.tensor(sign))
+    best, _ = highest(values)
+    assert best.isnan().flatten().tolist() == [False, True, False]

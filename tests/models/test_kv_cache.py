@@ -35,8 +35,8 @@ def write(cache: DecoderCache, value: float) -> None:
 def past(cache: DecoderCache, sentence: int, beam: int) -> list[float]:
     """The keys that a beam descends from, in both layers alike."""
     seen = cache.ancestry[sentence, 0, beam] == 0
-    keys, values = (cache.past[1, kind, sentence, 0, seen, 0].tolist() for kind in (0, 1))
-    assert keys == [-value for value in values] == cache.past[0, 0, sentence, 0, seen, 0].tolist()
+    keys, values = (cache.past[1][kind, sentence, 0, seen, 0].tolist() for kind in (0, 1))
+    assert keys == [-value for value in values] == cache.past[0][0, sentence, 0, seen, 0].tolist()
     return keys
 
 

@@ -75,9 +75,11 @@ def test_a_recording_is_used_until_the_cache_changes_its_shape() -> None:
     cache = reader.start_decoding(torch.randint(1, VOCAB, (9, 6)), beam_size=2)
     tokens = torch.full((9, 2), 5)
     reader.decode_step(tokens, cache)
-    place = cache.past.data_ptr()
+    place = cache.past[0].data_ptr()
     reader.decode_step(tokens, cache)
-    assert cache.past.data_ptr() == place == next(iter(recordings._kept.values())).past.data_ptr(), "nothing is copied"
+    assert cache.past[0].data_ptr() == place == next(iter(recordings._kept.values())).past.data_ptr(), (
+        "nothing is copied"
+    )
     cache.keep(torch.tensor([0, 8]))
     reader.decode_step(tokens[:2], cache)
     assert [size.sentences for size in recordings._kept] == [16, 8] and len(steps) == 3
