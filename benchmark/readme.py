@@ -152,10 +152,11 @@ def quality() -> list[str]:
         "| Multi30k English to German, from raw text: sacreBLEU (13a, cased, beam 5) on test 2016 | "
         f"{multi30k['scores']['BLEU']:.1f} after {multi30k['wall_seconds'] / 60:.0f} minutes; "
         f"{multi30k['parameters'] / 1e6:.1f} million parameters | `python benchmark/multi30k.py --data multi30k` |",
-        f"| the same in a hurry, 4 and 7 epochs | {in_minutes(ours)}; {in_minutes(longer['ours'])} "
-        "| `python benchmark/time_to_quality.py --data multi30k training.num_epochs=4` |",
-        f"| Hugging Face's Marian and Seq2SeqTrainer | {in_minutes(other)}; {in_minutes(longer['hf-trainer'])} "
-        "| the same |",
+        f"| the same in a hurry, 4 epochs | {in_minutes(ours)} "
+        "| `python benchmark/time_to_quality.py --data multi30k --times 2.75 training.num_epochs=4` |",
+        f"| Hugging Face's Marian and Seq2SeqTrainer in more than twice that time | {in_minutes(other)} | the same |",
+        f"| the two on a slower machine ({longer['machine']['cpu']}), until the other comes to 35 | "
+        f"7 epochs: {in_minutes(longer['ours'])}; {in_minutes(longer['hf-trainer'])} | the same |",
         "| full batches, Multi30k, 4,096 tokens a side: real tokens / all positions | "
         f"random batches of 64: {full['random, 64 pairs']['efficiency']:.1%}; "
         f"bucketed: {full['bucketed']['efficiency']:.1%}; packed: {full['packed']['efficiency']:.1%} | "
