@@ -94,11 +94,17 @@ def replay(
     step: Annotated[
         int | None, typer.Option(min=1, help="The last to recompute (that of the newest checkpoint).")
     ] = None,
+    failure: Annotated[bool, typer.Option("--failure", help="The step that ended the run by exit code 5.")] = False,
 ) -> None:
     """Recompute the steps up to one from the checkpoint before it, and compare the bits; ends with 4 if they differ."""
-    from pytorch_dl.commands import print_replayed
+    from pytorch_dl.commands import print_replayed, print_replayed_failure
 
-    print_replayed(run_folder, step)
+    if failure and step is not None:
+        raise ConfigError("--step and --failure exclude each other", fix="give one of them")
+    if failure:
+        print_replayed_failure(run_folder)
+    else:
+        print_replayed(run_folder, step)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 from pytorch_dl.config import Config
 from pytorch_dl.doctor.checkup import examine
 from pytorch_dl.errors import CheckpointError, ResourceError
-from pytorch_dl.replaying import changed_environment, replay
+from pytorch_dl.replaying import changed_environment, replay, replay_failure
 from pytorch_dl.run import check_texts, refuse_errors
 from pytorch_dl.verifying import verify
 
@@ -48,6 +48,15 @@ def print_replayed(run: Path, step: int | None) -> None:
         where=str(run),
         fix=f"look at what has changed since the run began: {reasons or 'nothing that is known'}",
     )
+
+
+def print_replayed_failure(run: Path) -> None:
+    """Print where the numbers came from that ended a run, and whether they come again."""
+    before, now, pairs = replay_failure(run)
+    print(f"step {before.step}, when it ended the run: not finite {before}")
+    print(f"step {before.step}, computed again: {f'not finite {now}' if now else 'all is finite'}")
+    for pair, src, tgt in pairs:
+        print(f"pair {pair}: {src} -> {tgt}")
 
 
 def print_checkup(folder: Path, *, kills: int) -> None:

@@ -52,3 +52,8 @@ class PeerLostError(UserError):
 
 class Interrupted(UserError):
     exit_code = 75
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it was memory that lacked, of the machine or of a GPU: torch says so in words only."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in ("allocate memory", "out of memory"))

@@ -7,16 +7,19 @@ import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from pytorch_dl.config import Config
+from pytorch_dl.dataset.batching import Batch
+from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.errors import CheckpointError, ConfigError, Interrupted
 from pytorch_dl.files import damage, sha256
 from pytorch_dl.prepare import prepare
 from pytorch_dl.run import decoder
 from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training.diagnosis import Failure, kept
 from pytorch_dl.training.metrics import METRICS
 from pytorch_dl.training.run_folder import RunFolder, environment
 from pytorch_dl.training.train_state import TrainState
@@ -77,6 +80,36 @@ def replay(path: Path, step: int | None, *, say: Say) -> Replayed:
             fix="give a later step",
         )
     return Replayed(start, step, len(lines), len(files), different)
+
+
+class ReplayedFailure(NamedTuple):
+    """What a step that ended the run was found to fail in, what it fails in now, and the pairs that it shows on."""
+
+    before: Failure
+    now: Failure | None
+    pairs: list[tuple[int, str, str]]
+
+
+def replay_failure(path: Path) -> ReplayedFailure:
+    """Compute the batch again that ended the run by numbers that are not finite, from the weights that it met."""
+    folder = RunFolder(path)
+    config, tokenizers = folder.read_config(), TokenizerPair.load(folder.tokenizer)
+    trainer = create_trainer(model=build_model(config, tokenizers), train_dataloader=(), config=config, run_dir=path)
+    found = kept(folder.checkpoints, trainer.model)
+    if found is None:
+        raise ConfigError("no step of the run left numbers that are not finite", where=str(folder.checkpoints))
+    before, batch = found
+    now = trainer.diagnose({before.slot: batch}, step=before.step)
+    return ReplayedFailure(before, now, list(_texts(batch, before.pairs, tokenizers)))
+
+
+def _texts(batch: Batch, pairs: list[int], tokenizers: TokenizerPair) -> Iterator[tuple[int, str, str]]:
+    """The source and target of pairs of a batch."""
+    places = batch.token_pairs(batch.src_segments), batch.token_pairs(batch.tgt_segments)
+    for pair in pairs:
+        src = batch.src[(places[0] == pair) & (batch.src_segments > 0)].tolist()
+        tgt = batch.labels[(places[1] == pair) & (batch.tgt_segments > 0)].tolist()
+        yield pair, tokenizers.src.decode(src), tokenizers.tgt.decode(tgt)
 
 
 def changed_environment(path: Path) -> list[str]:

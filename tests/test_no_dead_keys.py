@@ -207,6 +207,7 @@ WORDS = {"data.train_data_path": "a.tsv", "data.tokenizer_name": "bpe", "data.vo
 VALIDATED = {**TEXTS, "training.eval_every": 1}
 STALE = {**VALIDATED, "training.eval_decode": 2, "training.early_stopping_metric": "exact_match"}
 THREADS = {**ONE, "data.layout": "padded", "data.num_workers": 1, "data.max_tokens_per_batch": 60}
+UNSTEADY = {**VALIDATED, "training.learning_rate": 1.0}
 COSINE = {**TEXTS, "scheduler.name": "cosine"}
 
 CHANGES: dict[str, Change] = {
@@ -276,6 +277,7 @@ CHANGES: dict[str, Change] = {
     "training.mixed_precision": Change(TEXTS, "bf16", training, "weights"),
     "training.gradient_accumulation_steps": Change(TEXTS, 2, training, "metrics"),
     "training.max_grad_norm": Change(TEXTS, 1e-9, training, "weights"),
+    "training.undo_loss_spikes": Change(UNSTEADY, 1.0001, or_error(training), "said"),
     "training.label_smoothing": Change(TEXTS, 0.3, training, "metrics"),
     "training.ema_decay": Change(TEXTS, 0.5, training, "weights"),
     "training.average_checkpoints": Change(VALIDATED, 2, training, "said"),

@@ -1,13 +1,14 @@
 """`replay` makes the bits that a run has kept, or says which are others."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 from test_verifying import contents, with_sums
-from tiny_runs import call
+from tiny_runs import TINY, call, write_tsv
 
 from pytorch_dl.training.run_folder import RunFolder
 
@@ -73,3 +74,41 @@ def test_a_run_with_one_checkpoint(run, capsys):
     result = call(capsys, "replay", str(run))
     assert result.code == 2
     assert "the run keeps 1 whole checkpoints, and two are needed: to begin at and to compare with" in result.err
+
+
+DIVERGING = ["optimizer.name=sgd", "training.learning_rate=1e18", "scheduler.name=constant", "training.save_every=1"]
+
+
+def test_the_step_that_ended_a_run(tmp_path, capsys):
+    """Its tensor and its pairs are named, by training and again by replay."""
+    text, out = write_tsv(tmp_path / "text.tsv"), tmp_path / "run"
+    result = call(capsys, "run", "--src", str(text), "--split", "10", "--out", str(out), *TINY, *DIVERGING)
+    assert result.code == 5
+    (said,) = result.error_lines
+    found = re.search(
+        r"at step 2; the weights were not updated: first in (the (?:input|output) of \S+), on pairs", said
+    )
+    assert found, said
+    assert f"its weights and batch are in {out}/checkpoints/failed-step-00000002." in said
+
+    before = contents(out)
+    again = call(capsys, "replay", str(out), "--failure")
+    assert again.code == 0, again.err
+    first, second, *pairs = again.out.splitlines()
+    assert first.startswith(f"step 2, when it ended the run: not finite first in {found[1]}, on pairs ")
+    assert second.startswith(f"step 2, computed again: not finite first in {found[1]}, on pairs ")
+    sides = dict(line.split("\t") for line in text.read_text().splitlines())
+    assert pairs
+    for line in pairs:
+        src, _, tgt = line.partition(": ")[2].partition(" -> ")
+        assert sides[src] == tgt
+    assert contents(out) == before
+
+
+def test_a_run_that_no_step_has_ended(run, capsys):
+    result = call(capsys, "replay", str(run), "--failure")
+    assert result.code == 2
+    assert "checkpoints: no step of the run left numbers that are not finite" in result.err
+    result = call(capsys, "replay", str(run), "--failure", "--step", "3")
+    assert result.code == 2
+    assert "--step and --failure exclude each other. Fix: give one of them." in result.err

@@ -164,6 +164,8 @@ class TrainingConfig(Section):
     """Batches whose gradients make one optimizer step."""
     max_grad_norm: PositiveNumber | None = 1.0
     """Gradients are scaled down to this norm when it is exceeded."""
+    undo_loss_spikes: Annotated[Number, Field(gt=1)] | None = None
+    """Where a step's loss is so many times the usual, return to the last checkpoint, and leave those batches out."""
     label_smoothing: Probability = 0.1
     """Probability mass of the target spread over the vocabulary."""
     ema_decay: Probability = 0.0

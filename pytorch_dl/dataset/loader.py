@@ -57,6 +57,18 @@ class BatchLoader:
         """Batches start, start + 1, ... of an epoch."""
         yield from (batch for batch in self.share(epoch, start, lambda _: True) if batch)
 
+    def largest(self, epoch: int, start: int = 0) -> list[Batch]:
+        """Of the padded batches start, start + 1, ... of an epoch, those that take most memory.
+
+        What attention remembers grows with the pairs of positions, all else with the positions.
+        """
+        plan = self.plan(epoch)
+        rows, src, tgt = (of_all[start:] for of_all in self.planner.shapes(plan))
+        if not len(rows):
+            return []
+        sizes = (rows * (src + tgt), rows * (src**2 + src * tgt + tgt**2))
+        return [self._batch(plan, start + index) for index in sorted({int(size.argmax()) for size in sizes})]
+
     def share(self, epoch: int, start: int, is_mine: Callable[[int], bool]) -> Iterator[Batch | None]:
         """The same, with None in place of those whose number in the epoch is not mine: they are not made."""
         plan = self.plan(epoch)

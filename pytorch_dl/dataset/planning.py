@@ -5,7 +5,7 @@ is the same batch whenever, wherever and however often it is asked for.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -101,10 +101,16 @@ class Planner:
     def _padded(self, batches: list[Ints]) -> Plan:
         pairs = np.concatenate(batches)
         starts = np.cumsum([0, *(len(batch) for batch in batches)])
-        lengths = self.lengths.take(pairs)
-        longest = np.maximum.reduceat(lengths.src, starts[:-1]) + np.maximum.reduceat(lengths.tgt, starts[:-1])
-        efficiency = float((lengths.src.sum() + lengths.tgt.sum()) / (longest * np.diff(starts)).sum())
-        return Plan(pairs, np.arange(len(pairs) + 1), starts, None, None, efficiency)
+        plan = Plan(pairs, np.arange(len(pairs) + 1), starts, None, None, 0.0)
+        lengths, (rows, src, tgt) = self.lengths.take(pairs), self.shapes(plan)
+        efficiency = float((lengths.src.sum() + lengths.tgt.sum()) / ((src + tgt) * rows).sum())
+        return replace(plan, efficiency=efficiency)
+
+    def shapes(self, plan: Plan) -> tuple[Ints, Ints, Ints]:
+        """Rows, source width and target width of each batch of a plan of padded rows."""
+        lengths, starts = self.lengths.take(plan.pairs), plan.batch_starts
+        src, tgt = (np.maximum.reduceat(side, starts[:-1]) for side in (lengths.src, lengths.tgt))
+        return np.diff(starts), src, tgt
 
     def _packed(self, pairs: Ints, lengths: Lengths, rng: np.random.Generator) -> Plan:
         widths, per_batch = self._shape

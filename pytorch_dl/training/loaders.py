@@ -34,7 +34,7 @@ def batches_from(loader: object, epoch: int, start: int, *, model: OptimizedTran
         batch = _as_batch(item, pad_id=model.pad_token_id, first_pair=first_pair)
         first_pair += batch.src.size(0)
         if index >= start:
-            _refuse_misfit(batch, model, where=f"batch {index} of the data loader")
+            refuse_misfit(batch, model, where=f"batch {index} of the data loader")
             yield batch
 
 
@@ -49,7 +49,7 @@ def shared_batches(
         yield batch if peers.is_mine((index - start) % slots) else None
 
 
-def _refuse_misfit(batch: Batch, model: OptimizedTransformer, *, where: str) -> None:
+def refuse_misfit(batch: Batch, model: OptimizedTransformer, *, where: str) -> None:
     """Say what of a batch that we did not make the model cannot take."""
     if not batch.num_tgt_tokens:
         raise DataError("no pair has a target token", where=where, fix="leave such a batch out")

@@ -37,6 +37,12 @@ class Reporter:
             self._log = MetricsLog(self.folder, trackers, position=state.metrics_position)
         return self
 
+    def go_back(self, state: TrainState) -> None:
+        """Cut the files back to where they were at the state's checkpoint, while training goes on."""
+        if self._log:
+            self._log.close()
+        self.open(state)
+
     def __enter__(self) -> Self:
         self.progress.__enter__()
         self._since = time.monotonic()

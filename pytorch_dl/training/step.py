@@ -46,7 +46,7 @@ class Reading:
         if self.copied:
             self.copied.synchronize()
         numbers, counts = StepNumbers(*self.on_host[:3].tolist()), self.all_counts
-        self.update.check(numbers, list(self.batches.values()), self.step)
+        self.update.check(numbers, self.step)
         tokens = {name: int(getattr(counts, name)) for name in ("src_tokens", "tgt_tokens", "positions")}
         return Sums(steps=1, **numbers._asdict(), **tokens)
 
@@ -123,7 +123,7 @@ def begin_step(
         peers.add_up(totals)
     seed_generators(passes.seed, step, size)  # what a user's loader draws is then the same in all processes
     update = passes.update
-    numbers = update.apply(totals.sum(0), list(batches.values()), step=step, total_steps=total_steps)
+    numbers = update.apply(totals.sum(0), step=step, total_steps=total_steps)
     on_host = torch.cat((numbers, told.to(numbers.device))).to("cpu", non_blocking=True)
     copied = torch.cuda.current_stream(passes.device).record_event() if numbers.is_cuda else None
     return Reading(update, step, batches, on_host, copied, own)

@@ -51,6 +51,7 @@ class TrainState:
     stale_validations: Whole = 0  # since the best one
     seconds: Real = 0.0  # of training, over all its lives
     metrics_position: Whole = 0  # bytes of metrics.jsonl
+    usual_loss: Real | None = None  # per token, of late, where training watches for spikes
     precision: Precision = "fp32"
     compiled: Annotated[bool, Field(strict=True)] = False  # the layers: other kernels give other bits
     since_log: Sums = field(default_factory=Sums)

@@ -6,8 +6,8 @@ a config. Order, dropout and schedule are functions of the `TrainState`, so resu
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 
 from pytorch_dl.config.model_config import Config, LoggingConfig, OptimizerConfig, TrainingConfig
 from pytorch_dl.dataset.batching import Batch
-from pytorch_dl.errors import ConfigError
+from pytorch_dl.errors import ConfigError, NonFiniteError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.accumulation import Group, groups, steps_per_epoch
@@ -25,8 +25,10 @@ from pytorch_dl.training.agreement import require_a_batch_for_each, require_same
 from pytorch_dl.training.best_weights import use_average_if_better, use_best
 from pytorch_dl.training.checkpointer import Checkpointer
 from pytorch_dl.training.compilation import Compile, compile_layers, compiles
+from pytorch_dl.training.diagnosis import Failure, diagnosed, explained
 from pytorch_dl.training.ending import end_reason, seconds_left
 from pytorch_dl.training.loaders import is_exact
+from pytorch_dl.training.memory import telling_of_memory, try_largest
 from pytorch_dl.training.objective import check_vocabulary
 from pytorch_dl.training.optimizer import make_optimizer
 from pytorch_dl.training.peers import Peers
@@ -36,6 +38,7 @@ from pytorch_dl.training.recorded_passes import RecordedPasses, can_record
 from pytorch_dl.training.reporter import Reporter
 from pytorch_dl.training.schedule import learning_rate_factor
 from pytorch_dl.training.signals import StopNow, StopRequest
+from pytorch_dl.training.spikes import LossSpike, SpikeWatch
 from pytorch_dl.training.step import Passes, Reading, begin_step
 from pytorch_dl.training.train_state import Sums, TrainState
 from pytorch_dl.training.update import Schedule, WeightUpdate
@@ -107,6 +110,7 @@ class OptimizedTrainer:
             progress or Progress(),
             settings=hyperparameters or {"training": self.settings.model_dump()},
         )
+        self._spikes = SpikeWatch(self.settings.undo_loss_spikes)
         self._stop = StopRequest()
         self._passes = self._new_passes()
         self._unread: deque[Reading] = deque()
@@ -152,14 +156,7 @@ class OptimizedTrainer:
                         "raise training.num_epochs or training.max_steps, or lower data.max_tokens_per_batch"
                     )
                 self._validate_and_save_if_due()
-                steps = groups(self.train_dataloader, self.state, size=size, model=self.model, peers=self.peers)
-                while not (reason := end_reason(self._agreed_state, self.settings, epochs)):
-                    self._poll()
-                    if self.state.step == stop_after:
-                        raise StopNow
-                    started = time.monotonic()
-                    self._advance(next(steps), total_steps, started=started)
-                    self._validate_and_save_if_due()
+                reason = self._step_by_step(total_steps, epochs=epochs, stop_after=stop_after)
                 self._finish(f"{reason}, at step {self.state.step:,} of {total_steps:,}")
                 self._stop.asked_by_another |= self._is_any_stopped()
                 self._poll()  # a signal that came while the last step was saved
@@ -175,22 +172,32 @@ class OptimizedTrainer:
 
         In several processes, all are given the same batches, and each computes some.
         """
-        return self.begin_step(batches, total_steps=total_steps).read()
+        reading = self.begin_step(batches, total_steps=total_steps)
+        with self._explaining(reading.batches, reading.step):
+            return reading.read()
 
     def begin_step(self, batches: Sequence[Batch] | Group, *, total_steps: int) -> Reading:
         """The same, without waiting for the device; a group holds this process's batches only."""
         group = batches if isinstance(batches, Group) else Group.share_of(batches, self.peers)
         self.state.step += 1
-        return begin_step(
-            self._passes,
-            group.batches,
-            size=group.size,
-            step=self.state.step,
-            total_steps=total_steps,
-            peers=self.peers,
-            stops=self._stop.signal is not None,
-            seconds=self.state.seconds,
-        )
+        with (
+            telling_of_memory(group.batches.values(), step=self.state.step, device=self.device),
+            self._explaining(group.batches, self.state.step),
+        ):
+            return begin_step(
+                self._passes,
+                group.batches,
+                size=group.size,
+                step=self.state.step,
+                total_steps=total_steps,
+                peers=self.peers,
+                stops=self._stop.signal is not None,
+                seconds=self.state.seconds,
+            )
+
+    def diagnose(self, batches: Mapping[int, Batch], *, step: int) -> Failure | None:
+        """Compute a step's batches again, and tell the first tensor that is not finite; None where all are."""
+        return diagnosed(self._passes, batches, step=step)
 
     def record_passes(self) -> None:
         """On a GPU, replay the passes of the next step in all that follow, whose batches must have the same shape."""
@@ -237,6 +244,48 @@ class OptimizedTrainer:
         self.state.metrics_position = self.reporter.position(self.state)
         self.checkpoints.save(self.state)
 
+    def _step_by_step(self, total_steps: int, *, epochs: int, stop_after: int | None) -> str:
+        """Take steps until training ends; returns why."""
+        steps, first = self._groups(), self.state.step + 1
+        while not (reason := end_reason(self._agreed_state, self.settings, epochs)):
+            self._poll()
+            if self.state.step == stop_after:
+                raise StopNow
+            started = time.monotonic()
+            group = next(steps)
+            try:
+                self._advance(group, total_steps, started=started)
+            except LossSpike as spike:
+                self._go_back(spike, group)
+                steps = self._groups()
+                continue
+            if self.state.step == first:
+                self._try_largest()
+            self._validate_and_save_if_due()
+        return reason
+
+    def _groups(self) -> Iterator[Group]:
+        size = self.settings.gradient_accumulation_steps
+        return groups(self.train_dataloader, self.state, size=size, model=self.model, peers=self.peers)
+
+    def _try_largest(self) -> None:
+        """Let memory that does not suffice for the epoch's largest batches lack now, not after hours."""
+        state = self.state
+        try_largest(self._passes, self.train_dataloader, epoch=state.epoch, start=state.batch, step=state.step)
+
+    def _go_back(self, spike: LossSpike, group: Group) -> None:
+        """Return to the last checkpoint, and leave out the batches since: those up to the group's end."""
+        seconds = self.state.seconds
+        epoch, batch = (self.state.epoch + 1, 0) if group.ends_epoch else (self.state.epoch, self.state.batch)
+        self._unread.clear()
+        self.resume()
+        self._spikes.count_return(self.state.step)
+        self.state.epoch, self.state.batch, self.state.seconds = epoch, batch, seconds
+        self.reporter.go_back(self.state)
+        self.reporter.say(
+            f"{spike}: back to step {self.state.step:,}, and on with batch {batch:,} of epoch {epoch + 1:,}"
+        )
+
     def _advance(self, group: Group, total_steps: int, *, started: float) -> None:
         self._unread.append(self.begin_step(group, total_steps=total_steps))
         state = self.state
@@ -259,12 +308,25 @@ class OptimizedTrainer:
         sums = Sums()
         while len(self._unread) > late:
             reading = self._unread.popleft()
-            found, counts = reading.read(), reading.all_counts
+            with self._explaining(reading.batches, reading.step):
+                found, counts = reading.read(), reading.all_counts
+            if self.checkpoints.saved_step:
+                self._spikes.look(self.state, found, step=reading.step)
             self._stop.asked_by_another |= counts.stops > 0
             self._seconds = counts.seconds
             for noted in (sums, self.state.since_log, self.state.this_epoch):
                 noted.add(found)
         return sums
+
+    @contextmanager
+    def _explaining(self, batches: Mapping[int, Batch], step: int) -> Iterator[None]:
+        """Tell of numbers that are not finite where they come from."""
+        try:
+            yield
+        except NonFiniteError as error:
+            raise explained(
+                error, self._passes, batches, step=step, peers=self.peers, folder=self.checkpoint_dir
+            ) from None
 
     def _validate_and_save_if_due(self) -> None:
         state, settings = self.state, self.settings

@@ -1,7 +1,7 @@
 """One update of the weights from gradients that are there: check, clip, learning rate, optimizer, moving average."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from pytorch_dl.config.model_config import TrainingConfig
-from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.errors import CheckpointError, NonFiniteError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
@@ -84,7 +83,7 @@ class WeightUpdate:
         """Add the gradients of a loss, scaled up where fp16 needs it."""
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
-    def apply(self, totals: Tensor, batches: Sequence[Batch], *, step: int, total_steps: int) -> Tensor:
+    def apply(self, totals: Tensor, *, step: int, total_steps: int) -> Tensor:
         """Update the weights, unless loss or gradients are not finite.
 
         `totals` are the step's loss and nll; returns them and the gradient norm, (3,), where they are: for `check`.
@@ -98,7 +97,7 @@ class WeightUpdate:
             numbers = numbers.where(before == 0, torch.nan)  # a step that is skipped has no numbers
         else:
             numbers = numbers.cpu()
-            self.check(StepNumbers(*numbers.tolist()), batches, step)
+            self.check(StepNumbers(*numbers.tolist()), step)
             overflow = not math.isfinite(numbers[2])
         if self.schedule:
             factor = self.schedule(step, total_steps)
@@ -113,7 +112,7 @@ class WeightUpdate:
             self.average.update(self.model, step)
         return numbers
 
-    def check(self, numbers: StepNumbers, batches: Sequence[Batch], step: int) -> None:
+    def check(self, numbers: StepNumbers, step: int) -> None:
         """Raise when loss or gradients were not finite, but for gradients in fp16, which a lower scale cures."""
         if math.isfinite(numbers.loss) and math.isfinite(numbers.grad_norm):
             return
@@ -125,11 +124,8 @@ class WeightUpdate:
                 fix="set training.mixed_precision to bf16 or false",
             )
         self.forget_failure()
-        pairs = sorted({int(i) for batch in batches for i in batch.pair_ids.flatten().tolist() if i >= 0})
-        shown = ", ".join(map(str, pairs[:8])) + (" ..." if len(pairs) > 8 else "")
         raise NonFiniteError(
-            f"loss {numbers.loss} and gradient norm {numbers.grad_norm} at step {step}, on pairs {shown}; "
-            "the weights were not updated",
+            f"loss {numbers.loss} and gradient norm {numbers.grad_norm} at step {step}; the weights were not updated",
             fix="lower training.learning_rate and begin another run",
         )
 
