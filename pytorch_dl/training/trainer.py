@@ -146,8 +146,7 @@ class OptimizedTrainer:
         )
         self.model.train()
         self.state.compiled = self._compiles(total_steps * size)
-        if self.state.compiled and getattr(self.train_dataloader, "has_one_shape", False):
-            self.record_passes()
+        self._record_passes_of_one_shape()
         with self.reporter.open(self.state), self._stop:
             try:
                 if total_steps < FEW_STEPS and not self.state.step:
@@ -268,6 +267,10 @@ class OptimizedTrainer:
         size = self.settings.gradient_accumulation_steps
         return groups(self.train_dataloader, self.state, size=size, model=self.model, peers=self.peers)
 
+    def _record_passes_of_one_shape(self) -> None:
+        if self.state.compiled and getattr(self.train_dataloader, "has_one_shape", False):
+            self.record_passes()
+
     def _try_largest(self) -> None:
         """Let memory that does not suffice for the epoch's largest batches lack now, not after hours."""
         state = self.state
@@ -279,6 +282,7 @@ class OptimizedTrainer:
         epoch, batch = (self.state.epoch + 1, 0) if group.ends_epoch else (self.state.epoch, self.state.batch)
         self._unread.clear()
         self.resume()
+        self._record_passes_of_one_shape()
         self._spikes.count_return(self.state.step)
         self.state.epoch, self.state.batch, self.state.seconds = epoch, batch, seconds
         self.reporter.go_back(self.state)
