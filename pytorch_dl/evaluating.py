@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.compression import check_file
-from pytorch_dl.dataset.efficient_dataloader import read_pairs, source, texts_of
+from pytorch_dl.dataset.efficient_dataloader import read_pairs, source
 from pytorch_dl.dataset.text_files import TextPair
 from pytorch_dl.dataset.text_lines import decode, one_line, read_lines
 from pytorch_dl.errors import DataError, UserError
@@ -21,7 +21,7 @@ from pytorch_dl.evaluation.report import Evaluation, text_scores, write_report
 from pytorch_dl.experiments.compare import Comparison, compare
 from pytorch_dl.files import write_file
 from pytorch_dl.generation.settings import SearchSettings
-from pytorch_dl.prepare import training_text
+from pytorch_dl.prepare import text_of
 from pytorch_dl.scoring.score import Score
 from pytorch_dl.training.progress import Progress
 from pytorch_dl.training.run_folder import RunFolder
@@ -99,7 +99,7 @@ def print_evaluation(
 def evaluate_run(folder: RunFolder, *, beam_size: int, progress: Progress) -> Evaluation | None:
     """Score the finished run on its test text, or on its validation text without one, and write the report."""
     config = folder.read_config()
-    name, pairs = _evaluation_text(config, progress.say)
+    name, pairs = _evaluation_text(folder, config, progress.say)
     if not pairs:
         progress.say("no test or validation text: nothing to evaluate")
         return None
@@ -172,7 +172,7 @@ def as_lines(translations: Sequence[str]) -> str:
 def _frequencies(folder: RunFolder, config: Config, sources: Sequence[str], say: Say) -> tuple[Counter[str], str]:
     """How often the sources' words occur in the training text, if it is there, else in themselves; and which it is."""
     try:
-        texts = training_text(folder, config)
+        texts = text_of(folder, config, "train")
         return frequencies(sources, (pair.src for text in texts for pair in text)), "the training text"
     except UserError as error:
         why = f"{error.where}: {error.what}" if error.where else error.what
@@ -196,12 +196,12 @@ def _json(facts: Mapping[str, object], evaluation: Evaluation, comparison: Compa
     return [json.dumps(found, ensure_ascii=False, indent=2, allow_nan=False)]
 
 
-def _evaluation_text(config: Config, say: Say) -> tuple[str, list[TextPair]]:
+def _evaluation_text(folder: RunFolder, config: Config, say: Say) -> tuple[str, list[TextPair]]:
     """The test text where there is one, else the validation text; and which of them it is."""
     data = config.data
     if data.test_data_path:
         return "test", read_pairs([source(data, data.test_data_path, data.test_tgt_path)], say)
-    return "validation", read_pairs(texts_of(data, seed=config.system.seed).val, say)
+    return "validation", read_pairs(text_of(folder, config, "val"), say)
 
 
 def _compared(pairs: Sequence[TextPair], translations: Sequence[str]) -> str:

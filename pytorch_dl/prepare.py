@@ -3,15 +3,18 @@
 data.json there holds the fingerprints of the texts, so that a resumed run trains on what it began with.
 """
 
+import contextlib
 import itertools
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
 
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.efficient_dataloader import DataModule, RecordedText, Texts, texts_of
-from pytorch_dl.dataset.text_files import PairStream
+from pytorch_dl.dataset.text_files import PairStream, TextSource
 from pytorch_dl.dataset.text_pair import Fault
 from pytorch_dl.dataset.tokenizer import TokenizerPair, build_tokenizers
 from pytorch_dl.errors import CheckpointError, DataError
@@ -36,19 +39,32 @@ def prepare(folder: RunFolder, config: Config, say: Say) -> DataModule:
         report=say,
     )
     data.setup()
+    _require_recorded(folder, data)
     return data
 
 
-def training_text(folder: RunFolder, config: Config) -> list[PairStream]:
-    """The text that a run was trained on, to look at again; a DataError where it is gone or is another by now."""
-    texts = texts_of(config.data, seed=config.system.seed).train
+def text_of(folder: RunFolder, config: Config, side: Literal["train", "val"]) -> list[PairStream]:
+    """The text of a run, to look at again; a DataError where it is gone or is another by now."""
+    texts: list[PairStream] = getattr(texts_of(config.data, seed=config.system.seed), side)
     recorded = _recorded_texts(folder)
     if recorded is None:
         raise DataError("the run does not hold what tells its text", where=str(folder.data))
-    for text, before in itertools.zip_longest(texts, recorded["train"]):
+    for text, before in itertools.zip_longest(texts, recorded[side]):
         if not (text and before) or text.fingerprint() != before.sha256:
-            raise DataError("has changed since the run", where=(text or before).name)
+            raise DataError("has changed since the run", where=(text or before).name, fix="restore the text")
     return texts
+
+
+def text_states(config: Config) -> dict[Path, tuple[int, int]]:
+    """Size and time of the last change of each file of the training and validation text that is there."""
+    data = config.data.model_copy(update={"val_split": 0})  # to choose what is held out would read the text
+    states = {}
+    for text in itertools.chain(*texts_of(data, seed=config.system.seed)):
+        with contextlib.suppress(DataError, OSError):
+            for path in text.paths if isinstance(text, TextSource) else []:
+                found = path.stat()
+                states[path] = (found.st_size, found.st_mtime_ns)
+    return states
 
 
 def _tokenizers(folder: RunFolder, config: Config, texts: Texts, say: Say) -> TokenizerPair:
@@ -92,6 +108,17 @@ def _same_texts(folder: RunFolder, config: Config, say: Say) -> Texts:
             shutil.rmtree(folder.tokenizer, ignore_errors=True)
         write_json(folder.data, {side: [asdict(text) for text in now[side]] for side in Texts._fields})
     return texts
+
+
+def _require_recorded(folder: RunFolder, data: DataModule) -> None:
+    """Refuse a text that has changed between its fingerprint and its token store: the record would tell another."""
+    recorded = _recorded_texts(folder)
+    assert recorded is not None, "the folder tells of no text"
+    for side, store in (("train", data.train_store), ("val", data.val_store)):
+        for text, made_from in zip(recorded[side], store.texts if store else [], strict=True):
+            if text.sha256 != made_from:
+                fix = f"go on with `pytorch-dl resume {folder.path}` when it is final"
+                raise DataError("the text changed while it was prepared", where=text.name, fix=fix)
 
 
 def _changed(folder: RunFolder, how: str) -> CheckpointError:

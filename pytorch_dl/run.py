@@ -28,7 +28,7 @@ from pytorch_dl.evaluation.metrics import bleu, chrf, exact_match, has_four_gram
 from pytorch_dl.files import RunLock, new_folder, remove_leftovers, write_json
 from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
-from pytorch_dl.prepare import new_tokenizers, prepare
+from pytorch_dl.prepare import new_tokenizers, prepare, text_states
 from pytorch_dl.process import keep_freed_memory
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.peers import ALONE, Peers, joined, was_restarted
@@ -148,6 +148,7 @@ def train(folder: RunFolder, *, progress: Progress, peers: Peers = ALONE) -> Non
         progress.say(f"{folder.path} is finished: nothing to do")
         return
     with RunLock(folder.path) if peers.is_first else contextlib.nullcontext():
+        begun_with = text_states(config)
         if peers.is_first:
             remove_leftovers(folder.path)
         data = peers.in_turn(lambda: prepare(folder, config, progress.say))
@@ -173,11 +174,17 @@ def train(folder: RunFolder, *, progress: Progress, peers: Peers = ALONE) -> Non
         state = trainer.train()
         if not peers.is_first:
             return
+        for path in _changed(begun_with, text_states(config)):
+            progress.say(f"warning: {path} has changed meanwhile; the run was trained on what it held before")
         with new_folder(folder.model) as temporary:
             save_file(ckpt.model_weights(model), temporary / ckpt.MODEL)
             origin = {"best_step": state.best_step, "last_step": state.step, "averaged": trainer.has_average}
             write_json(temporary / "origin.json", origin)
         progress.say(f"kept for use: {_kept(state, config.training, has_average=trainer.has_average)}")
+
+
+def _changed(before: dict[Path, tuple[int, int]], now: dict[Path, tuple[int, int]]) -> list[Path]:
+    return [path for path, state in before.items() if now.get(path) != state]
 
 
 def _kept(state: TrainState, settings: TrainingConfig, *, has_average: bool) -> str:

@@ -15,7 +15,7 @@ def damaged(folder: Path, rng: random.Random) -> str:
         file.write_bytes(content)
         return f"bit in byte {place} of {file.name}"
     if kind == "cut":
-        length = rng.randrange(len(content))
+        length = rng.randrange(len(content.rstrip()) or 1)  # without its last line end JSON is as whole as with it
         file.write_bytes(content[:length])
         return f"{file.name} cut to {length} bytes"
     if kind == "empty":

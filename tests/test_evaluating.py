@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_runs import call, pairs
+from tiny_runs import call, pairs, write_tsv
 
 from pytorch_dl import evaluating
 from pytorch_dl.evaluation.metrics import bleu, chrf, chrf_plus_plus, ter
@@ -152,6 +152,25 @@ def test_without_the_training_text_frequencies_are_of_the_sources(spoil, tiny_ru
     assert "word frequencies are counted in the source text itself, for want of the training text: " in result.err
     assert why[spoil] in result.err
     assert told(capsys, *options[1:-2])["breakdowns"][1]["counted_in"] == "the source text itself"
+
+
+@pytest.mark.parametrize("changed", ["text.tsv", "test.tsv"])
+def test_a_run_is_not_evaluated_on_another_text_than_it_was_validated_on(changed, tiny_run, tmp_path, capsys):
+    """With another text another part of it is held out, which the run may have been trained on; a test text is free."""
+    run, training = tmp_path / "run", shutil.copy(tiny_run.parent / "text.tsv", tmp_path / "text.tsv")
+    shutil.copytree(tiny_run, run)
+    (run / "report.json").unlink()
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace(str(tiny_run.parent / "text.tsv"), str(training)))
+    write_tsv(tmp_path / "test.tsv", 5)
+    if changed == "test.tsv":
+        config.write_text(config.read_text().replace("test_data_path: null", f"test_data_path: {tmp_path}/test.tsv"))
+    (tmp_path / changed).write_text((tmp_path / changed).read_text() + "ab\tba\n")
+    result = call(capsys, "resume", run)
+    assert result.code == 0, result.err
+    told = f"not evaluated: {training} (val side): has changed since the run. Fix: restore the text."
+    assert (told in result.err) == (changed == "text.tsv"), result.err
+    assert (run / "report.json").exists() == (changed == "test.tsv")
 
 
 @pytest.mark.usefixtures("half_right")

@@ -8,7 +8,7 @@ from tiny_runs import write_tsv
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.text_pair import Fault, TextPair
 from pytorch_dl.errors import CheckpointError, DataError
-from pytorch_dl.prepare import prepare, training_text
+from pytorch_dl.prepare import prepare, text_of, text_states
 from pytorch_dl.training.run_folder import RunFolder
 
 FIRST = [("ab", "ba"), ("cd", "dc")]
@@ -105,13 +105,38 @@ def test_a_changed_text_is_refused_after_the_first_checkpoint(folder: RunFolder,
 def test_the_training_text_to_look_at_again(folder: RunFolder, text: Path) -> None:
     held_out = config(text).update(data={"val_split": 2})
     with pytest.raises(DataError, match=r"data\.json: the run does not hold what tells its text"):
-        training_text(folder, held_out)
+        text_of(folder, held_out, "train")
     prepare(folder, held_out, print)
-    (found,) = training_text(folder, held_out)
+    (found,) = text_of(folder, held_out, "train")
     assert len(list(found)) == 7, "without what was held out"
     text.write_text(text.read_text() + "ab\tba\n")
     with pytest.raises(DataError, match=r"text\.tsv.*: has changed since the run"):
-        training_text(folder, held_out)
+        text_of(folder, held_out, "train")
     text.unlink()
     with pytest.raises(DataError, match=r"text\.tsv: no such file"):
-        training_text(folder, held_out)
+        text_of(folder, held_out, "train")
+
+
+def test_a_text_that_changes_between_its_record_and_its_store_is_refused(folder: RunFolder, text: Path) -> None:
+    said: list[str] = []
+
+    def change_once(line: str) -> None:  # the tokenizers are told of after the record, and before the store
+        said.append(line)
+        if line.startswith("tokenizer: char") and len(said) == 1:
+            write_tsv(text, 12)
+
+    with pytest.raises(DataError, match=rf"text\.tsv: the text changed while it was prepared\. Fix: .*{folder.path}"):
+        prepare(folder, config(text), change_once)
+    assert len(prepare(folder, config(text), said.append).train_store or ()) == 12
+    assert "the text has changed before the first checkpoint: it is prepared anew" in said
+
+
+def test_the_files_of_a_text(tmp_path: Path, text: Path) -> None:
+    data = {"train_data_path": str(text), "val_data_path": "gone.tsv", "corpora": [{"src": str(tmp_path / "more.tsv")}]}
+    write_tsv(tmp_path / "more.tsv", 3)
+    before = text_states(Config().update(data=data))
+    assert before.keys() == {text, tmp_path / "more.tsv"}
+    write_tsv(text, 10)
+    after = text_states(Config().update(data=data))
+    assert [path for path in before if after[path] != before[path]] == [text]
+    assert text_states(Config().update(data={"train_data_path": "hf://org/name"})) == {}

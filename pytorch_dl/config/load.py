@@ -107,9 +107,24 @@ def to_json(config: Config) -> str:
 
 
 def nearest(name: str, names: Iterable[str], *, prefix: str = "") -> str:
-    """Return `, did you mean 'x'?` for the name that looks most like `name`, or nothing."""
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f", did you mean {prefix + close[0]!r}?" if close else ""
+    """Return `, did you mean 'x'?` for the name that is fewest slips away from `name`, or nothing if none is near."""
+    close = difflib.get_close_matches(name, names := list(names), n=max(1, len(names)))
+    return f", did you mean {prefix + min(close, key=lambda known: _edits(name, known))!r}?" if close else ""
+
+
+def _edits(one: str, other: str) -> int:
+    """Letters too few, too many, wrong or swapped between two words: their optimal string alignment."""
+    older: list[int] = []
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        older, before, row = before, row, [i]
+        for j, expected in enumerate(other, 1):
+            edits = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != expected))
+            if min(i, j) > 1 and letter == other[j - 2] and expected == one[i - 2]:
+                edits = min(edits, older[j - 2] + 1)
+            row.append(edits)
+    return row[-1]
 
 
 def _represent_word(dumper: BaseRepresenter, word: str) -> yaml.ScalarNode:

@@ -109,6 +109,10 @@ class DataModule:
         self.train_store = open_or_build(train, self.tokenizers, cache_dir=self.cache_dir, report=self.report)
         if val:
             self.val_store = open_or_build(val, self.tokenizers, cache_dir=self.cache_dir, report=self.report)
+            if self.val_store.holds_the_same(self.train_store):
+                self.report(
+                    "warning: the validation text is the training text: it tells what was learnt by heart, no more"
+                )
 
     @property
     def tokenizers(self) -> TokenizerPair:

@@ -53,6 +53,8 @@ class TokenStore:
     tgt_ids: np.ndarray
     tgt_offsets: np.ndarray
     corpora: list[Corpus]
+    texts: list[str]
+    """Fingerprints of the streams that it was made from."""
 
     def __len__(self) -> int:
         return len(self.src_offsets) - 1
@@ -64,6 +66,11 @@ class TokenStore:
     def tgt(self, i: int) -> np.ndarray:
         """The target ids of pair i."""
         return self.tgt_ids[self.tgt_offsets[i] : self.tgt_offsets[i + 1]]
+
+    def holds_the_same(self, other: "TokenStore") -> bool:
+        """Whether both have the same pairs in the same order."""
+        names = ("src_offsets", "tgt_offsets", "src_ids", "tgt_ids")  # the shorter arrays first
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
 
     @functools.cached_property
     def src_lengths(self) -> np.ndarray:
@@ -135,7 +142,7 @@ def _open(folder: Path, streams: Sequence[PairStream], parts: dict[str, Any]) ->
         if meta["parts"] != parts:
             return "it was made from other text or tokenizers"
         arrays = {name: _array(folder / name, meta) for name in TOKEN_FILES}
-        return TokenStore(corpora=_corpora(streams, meta), **arrays)
+        return TokenStore(corpora=_corpora(streams, meta), texts=parts["texts"], **arrays)
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{META} does not fit its files ({error})"
 

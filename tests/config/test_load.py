@@ -329,6 +329,8 @@ def test_nearest_name() -> None:
     assert nearest("swiglo", ["relu", "swiglu"]) == ", did you mean 'swiglu'?"
     assert nearest("d_modl", ["d_model"], prefix="model.") == ", did you mean 'model.d_model'?"
     assert nearest("xyz", ["relu", "swiglu"]) == ""
+    for name in ("num_vecoder_layers", "num_dceoder_layers", "num_deecoder_layers"):
+        assert nearest(name, ["num_encoder_layers", "num_decoder_layers"]) == ", did you mean 'num_decoder_layers'?"
 
 
 def test_all_wrong_values_are_told_together(tmp_path: Path) -> None:

@@ -46,6 +46,16 @@ def test_rules_of_the_model_are_not_for_the_data() -> None:
     assert DataModule("train.tsv", max_length=600, data=data_config(shared_vocabulary=False)).data.max_length == 600
 
 
+@pytest.mark.parametrize(("val", "said"), [("train.tsv", True), ("copy.tsv", True), ("part.tsv", False)])
+def test_validating_on_the_training_text_is_told(val: str, said: bool, tmp_path: Path) -> None:
+    for name, count in (("train.tsv", 20), ("copy.tsv", 20), ("part.tsv", 19)):
+        write_tsv(tmp_path / name, count)
+    lines: list[str] = []
+    paths = str(tmp_path / "train.tsv"), str(tmp_path / val)
+    DataModule(*paths, tokenizer_name="byte", cache_dir=tmp_path / "cache", report=lines.append).setup()
+    assert any("warning: the validation text is the training text" in line for line in lines) == said
+
+
 class TestLeftOut:
     @pytest.fixture
     def text(self, tmp_path: Path) -> str:

@@ -2,35 +2,11 @@ import random
 import time
 
 import pytest
+from odd_texts import PIECES, lines_of
 
 from pytorch_dl.dataset import text_lines
 from pytorch_dl.dataset.text_lines import decode, one_line, read_lines, starts_with_mark
 from pytorch_dl.dataset.text_pair import Fault
-
-PIECES = [
-    "a",
-    "bc ",
-    "\u2028",
-    "\u2029",
-    "\u0085",
-    "\x0b",
-    "\x0c",
-    "\x1c",
-    "\r",
-    "é",
-    "字",
-    "\ufeff",
-    "\n",
-    "\r\n",
-    "\n\n",
-]
-
-
-def oracle(data: bytes) -> list[bytes]:
-    """What reading must give, by its definition."""
-    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    lines = lines if lines[-1] else lines[:-1]
-    return [line.removesuffix(b"\r") for line in lines]
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 18])
@@ -43,8 +19,8 @@ def test_500_files_of_mixed_line_ends_match_split(tmp_path, monkeypatch, chunk):
         text = rng.choice(["", "\ufeff"]) + "".join(rng.choices(PIECES, k=rng.randrange(1, 30))) + rng.choice("x\n")
         data = text.encode()
         path.write_bytes(data)
-        assert list(read_lines(path)) == oracle(data)
-        assert len(oracle(data)) == data.count(b"\n") + (not data.endswith(b"\n"))  # as wc -l, and an open last line
+        assert list(read_lines(path)) == lines_of(data)
+        assert len(lines_of(data)) == data.count(b"\n") + (not data.endswith(b"\n"))  # as wc -l, and an open last line
         assert starts_with_mark(path) == data.startswith(b"\xef\xbb\xbf")
         marks += starts_with_mark(path)
     assert 100 < marks < 400

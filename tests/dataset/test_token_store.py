@@ -1,75 +1,25 @@
 import json
-import os
 import random
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
+from privileges import no_privileges
+from store_builders import build_at_once, write_text
+from stores import BYTES, PAIRS, Cache, Pairs, assert_holds
 
 from pytorch_dl import files
 from pytorch_dl.dataset import token_store, token_writer
 from pytorch_dl.dataset.text_files import TextSource
 from pytorch_dl.dataset.text_pair import TextPair
-from pytorch_dl.dataset.token_store import Corpus, TokenStore, open_or_build
+from pytorch_dl.dataset.token_store import Corpus, TokenStore
 from pytorch_dl.dataset.tokenizer import TokenizerPair, build_tokenizers
 from pytorch_dl.errors import DataError, ResourceError
-
-PAIRS = [(f"the cat {number}", f"die Katze {number} 中 </s>") for number in range(57)]
-
-
-@dataclass
-class Pairs:
-    """A stream that lies in memory."""
-
-    pairs: list[tuple[str, str]] = field(default_factory=lambda: list(PAIRS))
-    name: str = "memory"
-    weight: float = 1.0
-    fingerprints: Iterator[str] | None = None
-    dropped: int = 0
-
-    def __iter__(self) -> Iterator[TextPair]:
-        return (TextPair(src, tgt, number) for number, (src, tgt) in enumerate(self.pairs, 1))
-
-    def fingerprint(self) -> str:
-        return next(self.fingerprints) if self.fingerprints else str(self.pairs)
-
-
-class Cache:
-    """A cache folder, and what was reported."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.reports = folder, list[str]()
-
-    def open(self, *streams: Pairs, tokenizers: TokenizerPair | None = None) -> TokenStore:
-        self.reports.clear()
-        return open_or_build(streams, tokenizers or BYTES, cache_dir=self.folder, report=self.reports.append)
-
-    @property
-    def stores(self) -> list[Path]:
-        return sorted(path for path in self.folder.iterdir() if path.is_dir())
-
-    @property
-    def built(self) -> bool:
-        return bool(self.reports)
-
-
-BYTES = build_tokenizers([Pairs()], name="byte", vocab_size=300, shared=True)
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
     return Cache(tmp_path / "cache")
-
-
-def assert_holds(store: TokenStore, pairs: list[tuple[str, str]], tokenizers: TokenizerPair = BYTES) -> None:
-    assert len(store) == len(pairs)
-    for number, (src, tgt) in enumerate(pairs):
-        assert store.src(number).tolist() == tokenizers.src.encode(src)
-        assert store.tgt(number).tolist() == tokenizers.tgt.encode(tgt)
 
 
 def test_it_holds_the_ids_of_every_pair_in_order(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,54 +279,25 @@ def test_a_cache_that_cannot_be_written_is_a_resource_error(tmp_path: Path) -> N
         Cache(tmp_path / "file" / "cache").open(Pairs())
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_cache_serves_what_it_has(cache: Cache) -> None:
     cache.open(Pairs())
     cache.folder.chmod(0o500)
     try:
-        assert_holds(cache.open(Pairs()), PAIRS)
-        with pytest.raises(ResourceError, match="Permission denied"):
-            cache.open(Pairs(PAIRS[:3]))
+        with no_privileges():
+            assert_holds(cache.open(Pairs()), PAIRS)
+            with pytest.raises(ResourceError, match="Permission denied"):
+                cache.open(Pairs(PAIRS[:3]))
     finally:
         cache.folder.chmod(0o700)
 
 
-BUILDER = """
-import sys
-from pathlib import Path
-from pytorch_dl.dataset.text_files import TextSource
-from pytorch_dl.dataset.token_store import open_or_build
-from pytorch_dl.dataset.tokenizer import build_tokenizers
-folder = Path(sys.argv[1])
-source = TextSource(str(folder / "a.src"), str(folder / "a.tgt"))
-pair = build_tokenizers([source], name="byte", vocab_size=300, shared=True)
-print("ready", flush=True)
-sys.stdin.readline()
-store = open_or_build([source], pair, cache_dir=folder / "cache", report=print)
-print(len(store), store.src_ids.sum())
-"""
-
-
 def test_processes_that_build_at_once_end_with_one_store(tmp_path: Path) -> None:
-    pairs = PAIRS * 300
-    (tmp_path / "a.src").write_text("".join(f"{src}\n" for src, _ in pairs))
-    (tmp_path / "a.tgt").write_text("".join(f"{tgt}\n" for _, tgt in pairs))
-    command = [sys.executable, "-c", BUILDER, str(tmp_path)]
-    builders = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    for builder in builders:
-        assert builder.stdout is not None and builder.stdout.readline() == "ready\n"
-    for builder in builders:
-        assert builder.stdin is not None
-        builder.stdin.write("go\n")
-        builder.stdin.flush()
-    outputs = [builder.communicate() for builder in builders]
+    source = write_text(tmp_path, times=300)
+    outputs = [builder.communicate() for builder in build_at_once(tmp_path, 3)]
     assert [error for _, error in outputs] == ["", "", ""]
     assert len({output.splitlines()[-1] for output, _ in outputs}) == 1
     assert sum("building /" in output for output, _ in outputs) == 1
     cache = Cache(tmp_path / "cache")
-    cache.open(TextSource(str(tmp_path / "a.src"), str(tmp_path / "a.tgt")))
+    cache.open(source)
     assert not cache.built and len(cache.stores) == 1
     assert sorted(path.name for path in cache.folder.iterdir()) == [".build.lock", cache.stores[0].name]

@@ -3,20 +3,19 @@ import logging
 import os
 import sys
 import types
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import models, pre_tokenizers, processors
+from stores import Pairs
+from tokenizers import models
+from tokenizers_of_others import END, LOOK_ALIKES, gpt2_like, pretrained, publish, t5_like, word_level
 
 from pytorch_dl import files
 from pytorch_dl.config import Config
 from pytorch_dl.dataset import tokenizer_training
-from pytorch_dl.dataset.text_pair import TextPair
 from pytorch_dl.dataset.tokenizer import Tokenizer, TokenizerPair, build_tokenizers
 from pytorch_dl.dataset.tokenizer_folder import META, Definition
 from pytorch_dl.dataset.tokenizer_training import SMALLEST_VOCABULARY, TRAINERS, evenly_sampled
@@ -27,37 +26,7 @@ TEXT = [
     ("  Two  spaces and a tab\there ", "你好，世界 नमस्ते มาก"),
     ("</s> <pad> <unk> <s> ▁ <0x41>", "</s></s></s> ▁▁▁ <|endoftext|>"),
 ] * 5
-LOOK_ALIKES = [
-    "</s>",
-    "<s>",
-    "<pad>",
-    "<unk>",
-    "<bos>",
-    "<eos>",
-    "<|endoftext|>",
-    "▁",
-    "<0x41>",
-    "Ġ",
-    "<2de>",
-    " ",
-    "[UNK]",
-]
 any_text = st.lists(st.one_of(st.text(), st.sampled_from(LOOK_ALIKES))).map("".join)
-
-
-@dataclass
-class Pairs:
-    """A stream that lies in memory."""
-
-    pairs: Sequence[tuple[str, str]]
-    name: str = "memory"
-    weight: float = 1.0
-
-    def __iter__(self) -> Iterator[TextPair]:
-        return (TextPair(src, tgt, number) for number, (src, tgt) in enumerate(self.pairs, 1))
-
-    def fingerprint(self) -> str:
-        return str(self.pairs)
 
 
 def trained(name: str, *, vocab_size: int = 400, shared: bool = True) -> TokenizerPair:
@@ -345,49 +314,6 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 # ---- pretrained
-
-END = "<|endoftext|>"
-
-
-def gpt2_like() -> tokenizers.Tokenizer:
-    vocabulary = {char: id for id, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary | {END: 256, "he": 257}, merges=[("h", "e")]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = tokenizers.decoders.ByteLevel()
-    backend.add_special_tokens([END])
-    return backend
-
-
-def t5_like() -> tokenizers.Tokenizer:
-    """Its model has the special tokens as ordinary pieces with the best scores, adds an end, cuts and pads."""
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), ("s", -3.0), ("a", -3.0), ("/", -4.0)]
-    backend = tokenizers.Tokenizer(models.Unigram([*pieces, ("<", -5.0), (">", -5.0)], 2, False))
-    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), tokenizers.decoders.Metaspace()
-    backend.add_special_tokens(["<pad>", "</s>", "<unk>"])
-    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    backend.enable_padding(length=50)
-    backend.enable_truncation(3)
-    return backend
-
-
-def word_level() -> tokenizers.Tokenizer:
-    backend = tokenizers.Tokenizer(models.WordLevel({"[UNK]": 0, "[PAD]": 1, "a": 2}, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return backend
-
-
-def publish(folder: Path, backend: tokenizers.Tokenizer, **specials: str) -> str:
-    folder.mkdir(parents=True)
-    backend.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **specials})
-    )
-    return str(folder)
-
-
-def pretrained(name: str) -> Tokenizer:
-    pytest.importorskip("transformers")
-    return build_tokenizers([], name=name, vocab_size=8000, shared=True).src
 
 
 def special_tokens(tokenizer: Tokenizer) -> list[str]:

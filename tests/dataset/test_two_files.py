@@ -4,17 +4,11 @@ import re
 
 import numpy as np
 import pytest
+from odd_texts import translations
 
 from pytorch_dl.dataset.alignment import first_gap, length_correlation, misaligned_blocks
 from pytorch_dl.dataset.text_pair import Fault, TextPair
 from pytorch_dl.dataset.two_files import read_two_files
-
-
-def translations(count, seed=0):
-    """Pairs whose lengths go together about as loosely as in real translations (correlation near 0.9)."""
-    rng = random.Random(seed)
-    lengths = [rng.randrange(10, 160) for _ in range(count)]
-    return [("s" * n, "t" * max(1, round(n * rng.gauss(1.15, 0.2)))) for n in lengths]
 
 
 def write(path, lines, compress=False):
