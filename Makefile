@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow reliability check clean
+.PHONY: demo test test-slow reliability properties check clean
 
 demo: $(VENV)/installed
 	$(BIN)/pytorch-dl demo
@@ -19,6 +19,10 @@ reliability: $(VENV)/installed-dev
 	PYTORCH_DL_RELIABILITY=$(CURDIR)/benchmark/results/reliability.json \
 	    $(BIN)/python -m pytest tests/reliability -k "test_$(GROUP)"
 	$(BIN)/python scripts/reliability_table.py
+
+# The properties, on thousands of examples each; make test tries some fifty.
+properties: $(VENV)/installed-dev
+	PYTORCH_DL_RELIABILITY=yes $(BIN)/python -m pytest tests/properties
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

@@ -138,6 +138,8 @@ def _parsed(text: str, constraints: Constraints, *, where: str) -> Line:
         words = value if isinstance(value, list) else [value]
         if not isinstance(value, KEYS[key]) or not all(isinstance(word, str) for word in words):
             raise DataError(f"{key} is {value!r}, expected {_kind(key)}", where=where, fix=fix)
+        if any("\ud800" <= character <= "\udfff" for word in words for character in word):
+            raise DataError(f"{key} is {value!r}, which holds half a character", where=where, fix="write it whole")
     try:
         given = Constraints(
             values.get("prefix", constraints.prefix),

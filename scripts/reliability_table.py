@@ -1,28 +1,43 @@
-"""Write the table of docs/reliability.md from its result file: `python scripts/reliability_table.py`."""
+"""Write the tables of docs/reliability.md from their result files: `python scripts/reliability_table.py`."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 from pytorch_dl.files import write_file
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE, RESULT = ROOT / "docs" / "reliability.md", ROOT / "benchmark" / "results" / "reliability.json"
-BEGIN, END = "<!-- begin of cases -->", "<!-- end of cases -->"
+PAGE, RESULTS = ROOT / "docs" / "reliability.md", ROOT / "benchmark" / "results"
 
 
 def main() -> None:
-    """Replace what lies between the marks."""
+    """Replace what lies between the marks of each table."""
     text = PAGE.read_text()
-    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    write_file(PAGE, "\n".join([before, *table(json.loads(RESULT.read_bytes())), after]))
+    for name, table in (("cases", cases), ("fuzzing", fuzzing)):
+        result = RESULTS / f"{'reliability' if name == 'cases' else name}.json"
+        begin, end = f"<!-- begin of {name} -->", f"<!-- end of {name} -->"
+        before, after = text[: text.index(begin) + len(begin)], text[text.index(end) :]
+        text = "\n".join([before, *table(json.loads(result.read_bytes())), after])
+    write_file(PAGE, text)
 
 
-def table(found: dict[str, dict[str, object]]) -> list[str]:
+def cases(found: dict[str, dict[str, object]]) -> list[str]:
     """A row for each case, in the order of groups and numbers."""
     rows = ["| case | injected | times | lost | commit |", "|---|---|---:|---|---|"]
     for name in sorted(found, key=lambda name: (name[0], int(name[1:]))):
         case = found[name]
         rows.append(f"| {name} | {case['injected']} | {case['times']:,} | {case['lost']} | {str(case['commit'])[:7]} |")
+    return rows
+
+
+def fuzzing(found: dict[str, dict[str, Any]]) -> list[str]:
+    """A row for each target of the fuzzer."""
+    rows = ["| target | minutes | inputs | memory, MB | findings | commit |", "|---|---:|---:|---:|---:|---|"]
+    for name, done in found.items():
+        counts = (
+            f"{done['seconds'] / 60:.0f} | {done['executions']:,} | {done['memory_mb']:,} | {len(done['findings'])}"
+        )
+        rows.append(f"| {name} | {counts} | {done['commit'][:7]} |")
     return rows
 
 

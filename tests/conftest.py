@@ -1,9 +1,11 @@
-"""What all tests share: one thread, and a finished run that the tests of the command line read and never write to."""
+"""What all tests share: one thread, how many examples, and a finished run that tests read and never write to."""
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tiny_runs import TINY, write_tsv
 
 from pytorch_dl.process import fix_kernels
@@ -11,6 +13,11 @@ from pytorch_dl.process import fix_kernels
 # A shell's background job ignores Ctrl-C, one under nohup the end of the terminal; the children of both likewise.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# The same few examples on every change; in a night, with the cases of reliability, many others.
+everywhere = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("change", max_examples=50, derandomize=True, **everywhere)
+settings.register_profile("night", max_examples=10_000, print_blob=True, **everywhere)
+settings.load_profile("night" if os.environ.get("PYTORCH_DL_RELIABILITY") else "change")
 fix_kernels()  # before torch is loaded, as the command line does: equal bits
 
 

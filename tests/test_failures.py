@@ -2,11 +2,13 @@
 
 import errno
 import io
+import subprocess
+import sys
 
 import pytest
 import torch
 import typer
-from tiny_runs import call
+from tiny_runs import call, environment
 
 from pytorch_dl.entry import execute
 from pytorch_dl.errors import DataError, NonFiniteError, PeerLostError
@@ -51,6 +53,13 @@ def test_our_own_bugs_are_one_line_too(debug, monkeypatch, capsys):
     err = capsys.readouterr().err
     assert err.splitlines()[-1].startswith("pytorch-dl: error: internal error, please report it: ZeroDivisionError")
     assert ("Traceback" in err) == debug
+
+
+def test_a_line_with_half_a_character_is_shown():
+    """A file of JSON can hold one, and no encoding has it."""
+    code = "import pytorch_dl.entry as e\ndef app(*_, **__): raise e.ConfigError('a \\ud800')\ne.app = app\ne.main()"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True)
+    assert (done.returncode, done.stderr) == (2, b"pytorch-dl: error: a \\ud800\n")
 
 
 def test_a_closed_pipe_is_no_error(tiny_run, monkeypatch):

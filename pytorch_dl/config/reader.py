@@ -15,13 +15,14 @@ from pytorch_dl.errors import ConfigError
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
+MAX_DIGITS = 100  # of a whole number, whose repr and sums must not become too long for Python to show
 MAX_EVENTS = 20_000  # values, keys and brackets; reading so many takes a second
 NULLS = ("", "~", "null", "Null", "NULL")
 _BASES = {"0x": 16, "0o": 8}
 _SCALARS: dict[str, Callable[[str], Any]] = {  # the core schema of YAML 1.2, section 10.3
     "|".join(NULLS): lambda text: None,
     r"true|True|TRUE|false|False|FALSE": lambda text: text.lower() == "true",
-    r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+": lambda text: int(text, _BASES.get(text[:2], 10)),
+    r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+": lambda text: _whole_number(text),
     r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?": float,
     r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)": lambda text: float(text.replace(".", "")),
 }
@@ -68,6 +69,12 @@ def plain_scalar(text: str) -> Any:
         if re.fullmatch(pattern, text):
             return convert(text)
     return text
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(text):,} characters is over the limit of {MAX_DIGITS}")
+    return int(text, _BASES.get(text[:2], 10))
 
 
 def _json_as_yaml(text: str) -> str:

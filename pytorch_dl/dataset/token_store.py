@@ -143,7 +143,7 @@ def _open(folder: Path, streams: Sequence[PairStream], parts: dict[str, Any]) ->
             return "it was made from other text or tokenizers"
         arrays = {name: _array(folder / name, meta) for name in TOKEN_FILES}
         return TokenStore(corpora=_corpora(streams, meta), texts=parts["texts"], **arrays)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"{META} does not fit its files ({error})"
 
 

@@ -36,28 +36,30 @@ class Tokenizer:
     """Encodes text as ids without special ones, and decodes ids; `where` names its origin in error messages."""
 
     def __init__(self, definition: Definition, *, where: str) -> None:
-        self.definition = definition
+        self.definition, self._where = definition, where
         self._backend = _backend(definition.json, where)
         vocabulary = self._backend.get_vocab(with_added_tokens=True)
-        self.vocab_size = max(vocabulary.values()) + 1
         self.pad_id, self.bos_id, self.eos_id, self.unk_id = _special_ids(definition.specials, vocabulary, where)
+        self.vocab_size = max(vocabulary.values()) + 1
         self._control = {self.pad_id, self.bos_id, self.eos_id}
         self._special = {*self._control, self.unk_id}
-        self._of_bytes = "ByteLevel" in json.dumps(json.loads(definition.json)["decoder"])
+        self._of_bytes = "ByteLevel" in repr(self._backend.decoder)
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text."""
-        return self._without_control(self._backend.encode(text, add_special_tokens=False).ids)
+        with self._library("encode"):
+            return self._without_control(self._backend.encode(text, add_special_tokens=False).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, on all cores; between calls TOKENIZERS_PARALLELISM is false where it was not set."""
-        with _all_cores():
+        with _all_cores(), self._library("encode"):
             encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [self._without_control(one.ids) for one in encoded]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special ones left out; bytes that are not UTF-8 become U+FFFD."""
-        return str(self._backend.decode(list(ids), skip_special_tokens=True))
+        with self._library("decode"):
+            return str(self._backend.decode(list(ids), skip_special_tokens=True))
 
     def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
         """The text of each sequence of ids."""
@@ -79,7 +81,8 @@ class Tokenizer:
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where in the text each token of `encode` stands: its first character and the one after its last."""
-        return list(self._backend.encode(text, add_special_tokens=False).offsets)
+        with self._library("encode"):
+            return list(self._backend.encode(text, add_special_tokens=False).offsets)
 
     def decoded_spans(self, ids: Sequence[int]) -> list[tuple[int, int]]:
         """Where in the text of `decode` each token stands; a part of a character stands where the character does."""
@@ -93,6 +96,16 @@ class Tokenizer:
         """Hex SHA-256 of the definition."""
         definition = json.dumps([self.definition.json, self.definition.specials], sort_keys=True)
         return hashlib.sha256(definition.encode()).hexdigest()
+
+    @contextlib.contextmanager
+    def _library(self, doing: str) -> Iterator[None]:
+        """Refuse a definition by which the library fails at its work: by an error of no kind, or a panic."""
+        try:
+            yield
+        except BaseException as error:
+            if type(error) is Exception or type(error).__name__ == "PanicException":
+                raise _refusal(f"it cannot {doing} a text ({error})", self._where) from error
+            raise
 
     def _without_control(self, ids: list[int]) -> list[int]:
         # Only a pretrained model that has a special token as an ordinary piece of one character comes to this.
@@ -187,6 +200,8 @@ def _backend(definition: str, where: str) -> tokenizers.Tokenizer:
     try:
         backend = tokenizers.Tokenizer.from_str(definition)
         backend.encode_special_tokens = True  # special tokens in a text are text; the JSON does not keep this
+        backend.no_truncation()
+        backend.no_padding()
         return backend
     except BaseException as error:  # a panic of the library is no Exception
         if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
@@ -195,8 +210,9 @@ def _backend(definition: str, where: str) -> tokenizers.Tokenizer:
 
 
 def _special_ids(specials: dict[str, str], vocabulary: dict[str, int], where: str) -> list[int]:
-    if max(vocabulary.values(), default=0) >= 2 * len(vocabulary):
-        raise _refusal(f"it has {len(vocabulary)} tokens, but ids up to {max(vocabulary.values())}", where)
+    highest = max(vocabulary.values(), default=-1)
+    if highest >= 2 * len(vocabulary):
+        raise _refusal(f"it has {len(vocabulary)} tokens, but ids up to {highest}", where)
     absent = [token for token in specials.values() if token not in vocabulary]
     if absent:
         raise _refusal(f"its vocabulary lacks the special tokens {absent}", where)

@@ -40,7 +40,7 @@ def save_checkpoint(
         kind = {"optimizer": type(optimizer).__name__}
         save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER, metadata=kind)
         if average is not None:
-            save_file(dict(average), temporary / AVERAGE)
+            save_file({name: tensor.contiguous() for name, tensor in average.items()}, temporary / AVERAGE)
         write_json(temporary / STATE, state)
     return path
 
@@ -205,7 +205,11 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Pat
     names = {parameter: name for name, parameter in parameters.items()}
     order = [names.get(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     by_index = {index: states[name] for index, name in enumerate(order) if name in states}
-    optimizer.load_state_dict({"state": by_index, "param_groups": optimizer.state_dict()["param_groups"]})
+    try:
+        optimizer.load_state_dict({"state": by_index, "param_groups": optimizer.state_dict()["param_groups"]})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        what = f"holds no state of {kind} ({type(error).__name__}: {error})"
+        raise CheckpointError(what, where=where, fix="use the configuration it was trained with") from error
 
 
 def _check_tensor(name: str, tensor: Tensor, *, expected: torch.Size, where: str) -> None:
@@ -215,8 +219,13 @@ def _check_tensor(name: str, tensor: Tensor, *, expected: torch.Size, where: str
             where=where,
             fix="use the configuration it was trained with",
         )
-    if not torch.isfinite(tensor).all():
+    if not _is_finite(tensor):
         raise CheckpointError(f"tensor {name!r} holds numbers that are not finite", where=where)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    of_8_bits = tensor.is_floating_point() and tensor.element_size() == 1  # for which torch has no such test
+    return bool(torch.isfinite(tensor.float() if of_8_bits else tensor).all())
 
 
 def _distinct(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

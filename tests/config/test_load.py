@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from pytorch_dl.config import Config, get_config, load_config, to_described_yaml, to_json, to_yaml
 from pytorch_dl.config.load import merged, nearest, with_overrides
@@ -246,60 +244,6 @@ def test_templates_come_back_equal(tmp_path: Path, name: str, write: Any, ending
     text = write(config)
     assert load_config(written(tmp_path, text, f"config.{ending}")) == config
     assert write(load_config(tmp_path / f"config.{ending}")) == text
-
-
-words = st.text(min_size=1, max_size=12) | st.sampled_from(
-    [
-        "1e3",
-        "0o7",
-        "0x1f",
-        "1_0",
-        "12:30",
-        "no",
-        "on",
-        "null",
-        "~",
-        ".5",
-        ".inf",
-        "=",
-        "<<",
-        "- a",
-        "a: b",
-        "#",
-        "2001-01-01",
-    ]
-)
-positive = st.floats(min_value=1e-300, max_value=1e300)
-changes = st.fixed_dictionaries(
-    {},
-    optional={
-        "data": st.fixed_dictionaries(
-            {},
-            optional={
-                "tokenizer_name": words,
-                "cache_dir": words,
-                "corpora": st.lists(st.fixed_dictionaries({"src": words, "weight": positive}), max_size=2),
-            },
-        ),
-        "training": st.fixed_dictionaries({}, optional={"learning_rate": positive, "time_limit": positive}),
-        "system": st.fixed_dictionaries({}, optional={"seed": st.integers(0, 2**63 - 1)}),
-        "logging": st.fixed_dictionaries({}, optional={"wandb_project": words, "tensorboard": st.booleans()}),
-    },
-)
-
-
-@settings(deadline=None, max_examples=60)
-@given(changes)
-@example({"data": {"tokenizer_name": "1e3", "cache_dir": "x\x85y\u2028 \ufeff"}})
-@example({"data": {"cache_dir": "a\x85b"}})
-@example({"data": {"cache_dir": "a\u2028b", "tokenizer_name": "\u2029"}})
-@example({"data": {"cache_dir": "a " * 100, "tokenizer_name": "\U0001f600"}})
-def test_any_config_comes_back_equal(tmp_path_factory: pytest.TempPathFactory, given_changes: dict[str, Any]) -> None:
-    config = merged(Config(), given_changes)
-    folder = tmp_path_factory.getbasetemp()
-    assert load_config(written(folder, to_yaml(config))) == config
-    assert load_config(written(folder, to_json(config), "config.json")) == config
-    assert json.loads(to_json(config)) == config.model_dump()
 
 
 def test_what_is_written_is_plain() -> None:

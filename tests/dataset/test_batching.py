@@ -1,4 +1,4 @@
-"""Plans and batches: properties on random lengths, and the tensors of known pairs."""
+"""Plans and batches of known pairs; their properties on any pairs are in tests/properties."""
 
 from collections import Counter
 from dataclasses import replace
@@ -7,89 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tiny import SPECIAL, random_sentences, texts_of, tiny_loader
+from plans import planner
+from tiny import SPECIAL, random_sentences, tiny_loader
 
-from pytorch_dl.dataset.batching import IGNORED_LABEL, Batch, collate, token_ids_of
-from pytorch_dl.dataset.planning import Lengths, Planner
+from pytorch_dl.dataset.batching import Batch, collate, token_ids_of
 from pytorch_dl.errors import ConfigError, DataError
-
-LONGEST = 30
-Pairs = list[tuple[int, int]]
-length_pairs = st.lists(st.tuples(st.integers(1, LONGEST), st.integers(1, LONGEST)), min_size=1, max_size=80)
-layouts = st.sampled_from(["bucketed", "packed", "fixed"])
-repeatable = settings(deadline=None, max_examples=60, derandomize=True)
-
-
-def planner(
-    pairs: Pairs, layout: str = "bucketed", *, max_tokens: int = 60, seed: int = 1, **changes: object
-) -> Planner:
-    src, tgt = (np.array(side) for side in zip(*pairs, strict=True))
-    given: dict = {"kept": np.arange(len(pairs)), "corpora": [(0, len(pairs), 1.0)]}
-    batch_size = 7 if layout == "fixed" else None
-    return Planner(
-        Lengths(src, tgt),
-        **{**given, **changes},
-        seed=seed,
-        max_tokens=max_tokens,
-        batch_size=batch_size,
-        packed=layout == "packed",
-    )
-
-
-def batches_of(made: Planner, epoch: int = 0) -> list[Batch]:
-    """All batches of an epoch; the text of pair i repeats the id 3 + i on both sides."""
-    lengths, plan = made.lengths, made.plan(epoch)
-    src, tgt = (
-        token_ids_of([[3 + i] * (n - 1) for i, n in enumerate(side.tolist())]) for side in (lengths.src, lengths.tgt)
-    )
-    return [collate(plan, index, src, tgt, SPECIAL) for index in range(len(plan))]
-
-
-def drawn(batches: list[Batch]) -> Counter[int]:
-    return Counter(i for batch in batches for i in batch.pair_ids.flatten().tolist() if i >= 0)
-
-
-@repeatable
-@given(length_pairs, layouts, st.integers(0, 3))
-def test_each_kept_pair_is_in_an_epoch_once(pairs: Pairs, layout: str, epoch: int) -> None:
-    kept = np.arange(0, len(pairs), 2)
-    assert drawn(batches_of(planner(pairs, layout, kept=kept), epoch)) == Counter(kept.tolist())
-
-
-@repeatable
-@given(length_pairs, st.sampled_from(["bucketed", "packed"]), st.integers(LONGEST, 200))
-def test_no_batch_is_above_the_budget_padding_included(pairs: Pairs, layout: str, max_tokens: int) -> None:
-    for batch in batches_of(planner(pairs, layout, max_tokens=max_tokens)):
-        assert max(batch.src.numel(), batch.tgt_in.numel()) <= max_tokens
-
-
-@repeatable
-@given(length_pairs, layouts)
-def test_efficiency_is_what_one_counts(pairs: Pairs, layout: str) -> None:
-    made = planner(pairs, layout)
-    batches = batches_of(made)
-    tokens = sum(int((s > 0).sum()) for batch in batches for s in (batch.src_segments, batch.tgt_segments))
-    assert tokens == sum(src + tgt for src, tgt in pairs)
-    assert tokens == sum(batch.num_src_tokens + batch.num_tgt_tokens for batch in batches)
-    assert made.plan(0).efficiency == pytest.approx(tokens / sum(batch.num_positions for batch in batches), rel=1e-12)
-
-
-@repeatable
-@given(length_pairs, layouts, st.integers(0, 2**63 - 1), st.integers(0, 5))
-def test_a_plan_is_a_function_of_seed_and_epoch(pairs: Pairs, layout: str, seed: int, epoch: int) -> None:
-    fresh = planner(pairs, layout, seed=seed).plan(epoch)
-    used = planner(pairs, layout, seed=seed)
-    used.plan(epoch + 1)
-    again = used.plan(epoch)
-    for name in ("pairs", "row_starts", "batch_starts"):
-        np.testing.assert_array_equal(getattr(fresh, name), getattr(again, name))
-    assert (fresh.widths, fresh.rows_per_batch, fresh.efficiency) == (
-        again.widths,
-        again.rows_per_batch,
-        again.efficiency,
-    )
 
 
 @pytest.mark.parametrize("layout", ["bucketed", "packed", "fixed"])
@@ -99,61 +21,6 @@ def test_other_seeds_and_epochs_give_other_orders(layout: str) -> None:
         tuple(planner(pairs, layout, seed=seed).plan(epoch).pairs.tolist()) for seed in (1, 2) for epoch in (0, 1, 2)
     }
     assert len(orders) == 6
-
-
-@repeatable
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=30), layouts)
-def test_unpacking_gives_the_pairs_back(lengths: Pairs, layout: str) -> None:
-    rng = np.random.default_rng(len(lengths))
-    src, tgt = ([rng.integers(3, 40, n).tolist() for n in side] for side in zip(*lengths, strict=True))
-    plan = planner([(a + 1, b + 1) for a, b in lengths], layout).plan(0)
-    found = {}
-    for index in range(len(plan)):
-        batch = collate(plan, index, token_ids_of(src), token_ids_of(tgt), SPECIAL)
-        for pair, in_src, in_tgt, labels in texts_of(batch):
-            assert pair not in found
-            found[pair] = (in_src, in_tgt, labels)
-    expected = {
-        i: ([*a, SPECIAL.eos_id], [SPECIAL.bos_id, *b], [*b, SPECIAL.eos_id])
-        for i, (a, b) in enumerate(zip(src, tgt, strict=True))
-    }
-    assert found == expected
-
-
-@repeatable
-@given(length_pairs, layouts)
-def test_positions_restart_and_segments_are_contiguous(pairs: Pairs, layout: str) -> None:
-    for batch in batches_of(planner(pairs, layout)):
-        for segments, positions in (
-            (batch.src_segments, batch.src_positions),
-            (batch.tgt_segments, batch.tgt_positions),
-        ):
-            for row, places in zip(segments.tolist(), positions.tolist(), strict=True):
-                count = Counter(row)
-                padding = count.pop(0, 0)
-                assert list(count) == list(range(1, len(count) + 1)), "in order from 1"
-                assert row[len(row) - padding :] == [0] * padding, "padding is behind"
-                assert places == [n for s in count for n in range(count[s])] + [0] * padding
-
-
-@repeatable
-@given(length_pairs, layouts)
-def test_padding_has_its_marks(pairs: Pairs, layout: str) -> None:
-    for batch in batches_of(planner(pairs, layout)):
-        assert (batch.src[batch.src_segments == 0] == SPECIAL.pad_id).all()
-        assert (batch.tgt_in[batch.tgt_segments == 0] == SPECIAL.pad_id).all()
-        assert torch.equal(batch.labels == IGNORED_LABEL, batch.tgt_segments == 0)
-        assert batch.tgt_segments.any(), "no batch is empty"
-
-
-@repeatable
-@given(length_pairs, layouts)
-def test_token_pairs_names_the_pair_of_each_token(pairs: Pairs, layout: str) -> None:
-    for batch in batches_of(planner(pairs, layout)):
-        text = (batch.src_segments > 0) & (batch.src != SPECIAL.eos_id)
-        assert torch.equal(batch.token_pairs(batch.src_segments)[text], batch.src[text] - 3)
-        text = (batch.tgt_segments > 0) & (batch.tgt_in != SPECIAL.bos_id)
-        assert torch.equal(batch.token_pairs(batch.tgt_segments)[text], batch.tgt_in[text] - 3)
 
 
 class TestWeights:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytorch_dl.dataset import bucketing
@@ -14,7 +14,6 @@ from .lengths import lognormal_lengths, multi30k_lengths
 sides = st.lists(st.tuples(st.integers(1, 25), st.integers(1, 25)), min_size=0, max_size=60)
 
 
-@settings(deadline=None, max_examples=100, derandomize=True)
 @given(sides, st.integers(25, 120))
 def test_a_partition_within_the_budget(pairs: list[tuple[int, int]], max_tokens: int) -> None:
     src, tgt = np.array(pairs, dtype=np.int64).reshape(-1, 2).T

@@ -4,7 +4,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pytorch_dl.dataset import packing
@@ -18,7 +18,6 @@ def columns(pairs: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
     return src, tgt
 
 
-@settings(deadline=None, max_examples=100, derandomize=True)
 @given(sides, st.integers(0, 15), st.integers(0, 15))
 def test_each_pair_is_in_one_row_and_no_row_overflows(
     pairs: list[tuple[int, int]], more_src: int, more_tgt: int
@@ -95,7 +94,6 @@ def test_widths(src: list[int], tgt: list[int], max_tokens: int, expected: tuple
     assert Widths.fitting(np.array(src), np.array(tgt), max_tokens) == expected
 
 
-@settings(deadline=None, max_examples=100, derandomize=True)
 @given(sides, st.integers(25, 300))
 def test_widths_hold_the_longest_pair_within_the_budget(pairs: list[tuple[int, int]], max_tokens: int) -> None:
     src, tgt = columns(pairs)

@@ -240,13 +240,14 @@ class TestDamage:
             {"spans": [[0, 3], [3, 57]]},
             {"parts": {}},
             {"pairs": "57"},
+            "[" * 50_000,
         ],
     )
-    def test_wrong_content_with_a_right_manifest_is_found(self, cache: Cache, change: dict) -> None:
+    def test_wrong_content_with_a_right_manifest_is_found(self, cache: Cache, change: dict | str) -> None:
         cache.open(Pairs())
         [folder] = cache.stores
-        meta = json.loads((folder / "meta.json").read_text()) | change
-        (folder / "meta.json").write_text(json.dumps(meta))
+        meta = json.loads((folder / "meta.json").read_text())
+        (folder / "meta.json").write_text(change if isinstance(change, str) else json.dumps(meta | change))
         sums = {path.name: files.sha256(path) for path in folder.iterdir() if path.name != files.MANIFEST}
         (folder / files.MANIFEST).write_text(json.dumps(sums))
         assert_holds(cache.open(Pairs()), PAIRS)

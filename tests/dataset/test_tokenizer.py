@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from stores import Pairs
 from tokenizers import models
@@ -38,7 +38,6 @@ ONE_OF_EACH = {name: trained(name).src for name in TRAINERS}
 
 @pytest.mark.parametrize("name", TRAINERS)
 class TestEachKindTrainedHere:
-    @settings(deadline=None, max_examples=200, derandomize=True)
     @given(text=any_text)
     def test_no_text_changes_in_the_round_trip_or_gives_a_special_id(self, name: str, text: str) -> None:
         tokenizer = ONE_OF_EACH[name]
@@ -229,6 +228,11 @@ def giant_id(definition: dict) -> None:
     definition["model"]["vocab"]["a"] = 2**31
 
 
+def no_words(definition: dict) -> None:
+    definition["added_tokens"] = []
+    definition["model"].update(vocab={}, merges=[])
+
+
 def unknown_model(definition: dict) -> None:
     definition["model"]["type"] = "os.system"
 
@@ -240,6 +244,7 @@ HOSTILE = [
     (META, lambda meta: meta.update(version=99), "version 99, expected 1"),
     (META, lambda meta: meta.update(specials=[]), "no special tokens"),
     ("tokenizer.json", giant_id, r"ids up to 2147483648"),
+    ("tokenizer.json", no_words, r"lacks the special tokens \['<pad>', '<s>', '</s>', '<unk>'\]"),
     ("tokenizer.json", unknown_model, "not a tokenizer definition"),
     ("tokenizer.json", lambda definition: definition["model"].update(merges=[["x", "nope"]]), "not a tokenizer def"),
     ("tokenizer.json", lambda definition: definition.clear(), "not a tokenizer definition"),
@@ -251,6 +256,37 @@ def test_hostile_content_with_a_right_manifest_is_refused(saved: Path, name: str
     edit(saved, name, change)
     with pytest.raises(CheckpointError, match=message):
         TokenizerPair.load(saved)
+
+
+def no_unknown_word(definition: dict) -> None:
+    vocabulary = {name: number for number, name in enumerate(("<pad>", "<s>", "</s>", "<unk>", "a"))}
+    definition["model"] = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "nowhere"}
+
+
+def second_text_alone(definition: dict) -> None:
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    definition["post_processor"] = {"type": "TemplateProcessing", "single": [second], "pair": [first, second]}
+    definition["post_processor"]["special_tokens"] = {}
+
+
+@pytest.mark.parametrize("change", [no_unknown_word, second_text_alone])
+def test_a_definition_that_fails_at_work_is_refused(saved: Path, change: object) -> None:
+    edit(saved, "tokenizer.json", change)
+    tokenizer = TokenizerPair.load(saved).src
+    for work in (tokenizer.encode, tokenizer.spans, lambda text: tokenizer.encode_batch([text])):
+        with pytest.raises(CheckpointError, match="it cannot encode a text") as refused:
+            work("b")
+        assert str(refused.value).startswith(f"{saved}: this tokenizer cannot be used: ")
+
+
+def test_no_definition_cuts_or_pads(saved: Path) -> None:
+    cut = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    fill = {"strategy": {"Fixed": 50}, "direction": "Right", "pad_to_multiple_of": None}
+    fill |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"}
+    whole = TokenizerPair.load(saved).src.encode("abc " * 9)
+    edit(saved, "tokenizer.json", lambda definition: definition.update(truncation=cut, padding=fill))
+    tokenizer = TokenizerPair.load(saved).src
+    assert tokenizer.encode("abc " * 9) == tokenizer.encode_batch(["abc " * 9])[0] == whole and len(whole) > 2
 
 
 @pytest.mark.parametrize("name", [files.MANIFEST, META, "tokenizer.json"])
@@ -368,7 +404,6 @@ class TestPretrained:
         tokenizer = pretrained(publish(tmp_path / "t5", t5_like(), **specials))
         assert special_tokens(tokenizer) == ["<pad_2>", "<bos>", "<pad>", "<unk>"]
 
-    @settings(deadline=None, max_examples=100, derandomize=True)
     @given(text=any_text)
     def test_no_text_gives_a_control_id(self, tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
         if not hasattr(TestPretrained, "fuzzed"):

@@ -113,6 +113,28 @@ class TestRoundTrip:
         )
         assert not ckpt.checkpoints(tmp_path)
 
+    def test_optimizer_state_that_the_optimizer_cannot_take_is_refused(self, tmp_path: Path) -> None:
+        model, optimizer = trained()
+        path = save(tmp_path, 1, (model, optimizer)) / ckpt.OPTIMIZER
+        lacking = {name: tensor for name, tensor in load_file(path).items() if not name.endswith("/step")}
+        save_file(lacking, path, metadata={"optimizer": "AdamW"})
+        with pytest.raises(CheckpointError) as caught:
+            ckpt.load_optimizer(*trained(seed=5, steps=0), path)
+        assert str(caught.value) == (
+            f"{path}: holds no state of AdamW (KeyError: 'step'). Fix: use the configuration it was trained with."
+        )
+
+    def test_weights_that_lie_otherwise_in_memory(self, tmp_path: Path) -> None:
+        """As a layer of a user's own may have them, and with them their moving average."""
+        model = torch.nn.Linear(3, 2)
+        model.weight = torch.nn.Parameter(torch.arange(6.0).view(3, 2).t())
+        average = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        assert not average["weight"].is_contiguous()
+        path = save(tmp_path, 1, (model, torch.optim.SGD(model.parameters())), average=average)
+        assert (
+            ckpt.weights_of(tmp_path, 1)["weight"].tolist() == ckpt.read_tensors(path / ckpt.MODEL)["weight"].tolist()
+        )
+
     @pytest.mark.parametrize("tie", ["all", "decoder", "none"])
     def test_tied_weights_are_saved_once(self, tie: str, tmp_path: Path) -> None:
         model, _ = trained(tie_embeddings=tie)
