@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tokenizers
 
-from pytorch_dl.dataset.pretrained_tokenizer import load_pretrained
+from pytorch_dl.dataset.pretrained_process import load_pretrained
 from pytorch_dl.dataset.text_files import PairStream
 from pytorch_dl.dataset.tokenizer_folder import (
     META,
@@ -36,7 +36,7 @@ class Tokenizer:
     """Encodes text as ids without special ones, and decodes ids; `where` names its origin in error messages."""
 
     def __init__(self, definition: Definition, *, where: str) -> None:
-        self.definition = definition
+        self.definition, self._where = definition, where
         self._backend = _backend(definition.json, where)
         vocabulary = self._backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values()) + 1
@@ -47,17 +47,19 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text."""
-        return self._without_control(self._backend.encode(text, add_special_tokens=False).ids)
+        with self._failures():
+            return self._without_control(self._backend.encode(text, add_special_tokens=False).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, on all cores; between calls TOKENIZERS_PARALLELISM is false where it was not set."""
-        with _all_cores():
+        with _all_cores(), self._failures():
             encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [self._without_control(one.ids) for one in encoded]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special ones left out; bytes that are not UTF-8 become U+FFFD."""
-        return str(self._backend.decode(list(ids), skip_special_tokens=True))
+        with self._failures():
+            return str(self._backend.decode(list(ids), skip_special_tokens=True))
 
     def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
         """The text of each sequence of ids."""
@@ -79,7 +81,8 @@ class Tokenizer:
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where in the text each token of `encode` stands: its first character and the one after its last."""
-        return list(self._backend.encode(text, add_special_tokens=False).offsets)
+        with self._failures():
+            return list(self._backend.encode(text, add_special_tokens=False).offsets)
 
     def decoded_spans(self, ids: Sequence[int]) -> list[tuple[int, int]]:
         """Where in the text of `decode` each token stands; a part of a character stands where the character does."""
@@ -93,6 +96,16 @@ class Tokenizer:
         """Hex SHA-256 of the definition."""
         definition = json.dumps([self.definition.json, self.definition.specials], sort_keys=True)
         return hashlib.sha256(definition.encode()).hexdigest()
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Tell of a definition that comes to nothing with some text: no word for unknown text, a pattern without end."""
+        try:
+            yield
+        except BaseException as error:  # a panic of the library is no Exception
+            if type(error) is Exception or type(error).__name__ == "PanicException":
+                raise _refusal(f"it fails on this text ({error})", self._where) from error
+            raise
 
     def _without_control(self, ids: list[int]) -> list[int]:
         # Only a pretrained model that has a special token as an ordinary piece of one character comes to this.

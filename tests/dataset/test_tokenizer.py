@@ -16,6 +16,7 @@ from tokenizers import models, pre_tokenizers, processors
 from pytorch_dl import files
 from pytorch_dl.config import Config
 from pytorch_dl.dataset import tokenizer_training
+from pytorch_dl.dataset.pretrained_tokenizer import take_over
 from pytorch_dl.dataset.text_pair import TextPair
 from pytorch_dl.dataset.tokenizer import Tokenizer, TokenizerPair, build_tokenizers
 from pytorch_dl.dataset.tokenizer_folder import META, Definition
@@ -386,8 +387,9 @@ def publish(folder: Path, backend: tokenizers.Tokenizer, **specials: str) -> str
 
 
 def pretrained(name: str) -> Tokenizer:
+    """In this process: another one takes a second to begin."""
     pytest.importorskip("transformers")
-    return build_tokenizers([], name=name, vocab_size=8000, shared=True).src
+    return Tokenizer(take_over(name), where=name)
 
 
 def special_tokens(tokenizer: Tokenizer) -> list[str]:
@@ -480,14 +482,14 @@ class TestPretrained:
         stub = types.SimpleNamespace(AutoTokenizer=types.SimpleNamespace(from_pretrained=from_pretrained))
         monkeypatch.setitem(sys.modules, "transformers", stub)
         with pytest.raises(CheckpointError, match=r"'no/such' cannot be loaded: We couldn't connect. Fix:") as caught:
-            build_tokenizers([], name="no/such", vocab_size=1, shared=True)
+            take_over("no/such")
         assert "\n" not in str(caught.value)
 
     def test_a_slow_tokenizer_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         automatic = types.SimpleNamespace(from_pretrained=lambda *_, **__: object())
         monkeypatch.setitem(sys.modules, "transformers", types.SimpleNamespace(AutoTokenizer=automatic))
         with pytest.raises(CheckpointError, match="'slow' has only a slow tokenizer"):
-            build_tokenizers([], name="slow", vocab_size=1, shared=True)
+            take_over("slow")
 
     def test_code_in_a_folder_is_not_run(self, tmp_path: Path) -> None:
         pytest.importorskip("transformers")
@@ -509,7 +511,7 @@ class TestPretrained:
         with pytest.raises(ConfigError, match=r"data.tokenizer_name: the name is empty"):
             build_tokenizers([], name=" ", vocab_size=1, shared=True)
         with pytest.raises(CheckpointError, match=r"the folder tokenizer .* cannot be loaded"):
-            build_tokenizers([], name=str(tmp_path), vocab_size=1, shared=True)
+            take_over(str(tmp_path))
 
 
 def test_separate_tokenizers_cannot_serve_a_shared_vocabulary(tmp_path: Path) -> None:
