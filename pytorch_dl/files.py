@@ -81,9 +81,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         try:
             yield temporary
-            sums = {}
+            sums, rights = {}, temporary.stat().st_mode & 0o666  # those that the umask leaves
             for file in sorted(temporary.rglob("*")):
                 if file.is_file():
+                    file.chmod(rights)  # some libraries keep what they write to its owner
                     sums[file.relative_to(temporary).as_posix()] = sha256(file)
                     _sync_file(file)
             write_json(temporary / MANIFEST, sums)

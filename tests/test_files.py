@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -340,3 +341,15 @@ class TestRunLock:
         for _ in range(2):
             with RunLock(tmp_path / "run"), pytest.raises(ResourceError, match="is using this run folder"):
                 RunLock(tmp_path / "run").__enter__()
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_the_rights_in_a_folder_are_those_that_the_umask_leaves(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        with new_folder(tmp_path / "x") as folder:
+            (folder / "a").touch(0o600)
+    finally:
+        os.umask(before)
+    rights = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "x").iterdir()}
+    assert rights == {"a": 0o666 & ~mask, MANIFEST: 0o666 & ~mask}

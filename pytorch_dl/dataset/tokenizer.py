@@ -8,6 +8,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from pytorch_dl.dataset.tokenizer_training import SPECIALS, TRAINERS, evenly_sam
 from pytorch_dl.errors import CheckpointError, ConfigError, DataError
 
 Report = Callable[[str], None]
+_MOST_GROWTH = 1000.0  # of a text, by replacements; published ones have at most 3
 
 
 class Tokenizer:
@@ -43,7 +45,10 @@ class Tokenizer:
         self.pad_id, self.bos_id, self.eos_id, self.unk_id = _special_ids(definition.specials, vocabulary, where)
         self._control = {self.pad_id, self.bos_id, self.eos_id}
         self._special = {*self._control, self.unk_id}
-        self._of_bytes = "ByteLevel" in json.dumps(json.loads(definition.json)["decoder"])
+        parts = json.loads(definition.json)
+        if (growth := _growth([parts.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")])) > _MOST_GROWTH:
+            raise _refusal(f"its replacements can make a text {growth:.3g} times longer", where)
+        self._of_bytes = "ByteLevel" in json.dumps(parts["decoder"])
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text."""
@@ -99,7 +104,7 @@ class Tokenizer:
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
-        """Tell of a definition that comes to nothing with some text: no word for unknown text, a pattern without end."""
+        """Tell of a definition that fails on some text: it has no token for the unknown, or a pattern without end."""
         try:
             yield
         except BaseException as error:  # a panic of the library is no Exception
@@ -200,11 +205,27 @@ def _backend(definition: str, where: str) -> tokenizers.Tokenizer:
     try:
         backend = tokenizers.Tokenizer.from_str(definition)
         backend.encode_special_tokens = True  # special tokens in a text are text; the JSON does not keep this
+        backend.no_padding()
+        backend.no_truncation()
         return backend
     except BaseException as error:  # a panic of the library is no Exception
         if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
             raise
         raise _refusal(f"it is not a tokenizer definition ({error})", where) from error
+
+
+def _growth(part: object) -> float:
+    """How many times longer a text can become by the replacements in a part of a definition, done one after another."""
+    if isinstance(part, list):
+        return math.prod(map(_growth, part))
+    if not isinstance(part, dict):
+        return 1.0
+    times = 1.0
+    if part.get("type") == "Replace":
+        pattern = part.get("pattern")
+        replaced = pattern.get("String", "") if isinstance(pattern, dict) else ""  # a regular expression: anything
+        times = max(1.0, len(part.get("content", "")) / max(1, len(replaced)))
+    return times * math.prod(map(_growth, part.values()))
 
 
 def _special_ids(specials: dict[str, str], vocabulary: dict[str, int], where: str) -> list[int]:

@@ -23,6 +23,7 @@ _NUMBER = "#number"  # ends the name of optimizer state that is a plain number
 _LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # optimizer state of a parameter's own shape and kind
 _OTHER_CONFIGURATION = "use the configuration it was trained with"
 _ADAM = ("step", "exp_avg", "exp_avg_sq")
+_STEPS = (torch.float32, torch.float64)  # what optimizers count in
 _NEEDED = {"Adam": _ADAM, "AdamW": _ADAM}  # optimizer state that a parameter has all or nothing of
 
 
@@ -226,9 +227,9 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Pat
 
 
 def _expected_state(part: str, tensor: Tensor, parameter: Tensor) -> Tensor | None:
-    """What a known part of a parameter's optimizer state must be like; None for one of an optimizer that is not ours."""
+    """What a known part of a parameter's optimizer state must be like; None for one of another optimizer than ours."""
     if part == "step":
-        return torch.zeros((), dtype=tensor.dtype if tensor.is_floating_point() else None)
+        return torch.zeros((), dtype=tensor.dtype if tensor.dtype in _STEPS else None)
     return parameter if part in _LIKE_PARAMETER else None
 
 

@@ -82,7 +82,7 @@ def plant(place: Place, bomb: bytes, folder: Path) -> None:
     if place.unfinished:
         shutil.rmtree(folder / "done/model")
     above, _, name = place.files.rpartition("/")
-    for where in sorted(folder.glob(above)) if above else [folder]:
+    for where in (path for path in folder.glob(above or ".") if path.is_dir()):
         (where / name).write_bytes(bomb)
         if (where / MANIFEST).exists() and name != MANIFEST:
             sign(where)

@@ -63,7 +63,7 @@ def evil(tmp_path, monkeypatch):
 
 
 def test_h5_words_in_each_setting(case, evil, tmp_path):
-    """A text keeps them letter by letter, any other setting refuses them, and keys that other programs obey are unknown."""
+    """A text keeps them letter by letter, any other setting refuses them; keys that other programs obey are unknown."""
     kept = refused = 0
     every = [(section, key, word) for section, keys in Config().model_dump().items() for key in keys for word in WORDS]
     path = tmp_path / "settings.json"

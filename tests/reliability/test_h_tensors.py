@@ -64,6 +64,11 @@ def changed(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callab
     return lambda tensors: tensors.update({name: change(tensors[name])})
 
 
+def of_other_kinds(name: str, *kinds: torch.dtype) -> dict[str, Callable[[Tensors], None]]:
+    return {f"{name} of {kind}": changed(name, lambda t, kind=kind: torch.ones_like(t).to(kind)) for kind in kinds}
+
+
+KINDS = (torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.float8_e5m2, torch.uint8)
 UNFIT: dict[str, Callable[[Tensors], object]] = {
     "NaN": changed(NORM, lambda t: t.fill_(torch.nan)),
     "one infinity": changed(NORM, lambda t: t.index_fill(0, torch.tensor([3]), -torch.inf)),
@@ -71,22 +76,16 @@ UNFIT: dict[str, Callable[[Tensors], object]] = {
     "no shape": changed(NORM, lambda t: t.sum()),
     "missing": lambda tensors: tensors.pop(NORM),
     "one more": lambda tensors: tensors.update({"x" * 10_000: torch.zeros(1)}),
-    **{
-        f"of {kind}".replace("torch.", ""): changed(NORM, lambda t, kind=kind: torch.ones_like(t).to(kind))
-        for kind in (
-            *(torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64),
-            *(torch.int64, torch.int8, torch.uint8, torch.bool, torch.uint16),
-        )
-    },
+    **of_other_kinds(NORM, *KINDS, torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.uint16),
 }
+PARTS = ("step", "exp_avg", "exp_avg_sq")
 OPTIMIZER_UNFIT: dict[str, Callable[[Tensors], object]] = {
-    **{f"{part} of {kind}".replace("torch.", ""): changed(f"{NORM}/{part}", lambda t, kind=kind: torch.ones_like(t).to(kind))
-       for part in ("step", "exp_avg", "exp_avg_sq") for kind in (torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn)},
-    **{f"no {part}": lambda tensors, part=part: tensors.pop(f"{NORM}/{part}") for part in ("step", "exp_avg", "exp_avg_sq")},
+    **{name: change for part in PARTS for name, change in of_other_kinds(f"{NORM}/{part}", *KINDS).items()},
+    **{f"no {part}": lambda tensors, part=part: tensors.pop(f"{NORM}/{part}") for part in PARTS},
     "many steps": changed(f"{NORM}/step", lambda t: t.expand(1000).clone()),
     "NaN": changed(f"{NORM}/exp_avg_sq", lambda t: t.fill_(torch.nan)),
     "of no parameter": lambda tensors: tensors.update({"os.system/exp_avg": torch.zeros(1)}),
-}  # fmt: skip
+}
 
 
 def spoilt_tensors(content: bytes | int | Callable[[Tensors], object], path: Path) -> None:
@@ -104,7 +103,7 @@ def spoilt_tensors(content: bytes | int | Callable[[Tensors], object], path: Pat
 
 
 def test_h3_abusive_tensors(case, tiny_run, tmp_path, capsys):
-    """As weights for use, as weights and as optimizer of each checkpoint: refused within a moment and the file's size."""
+    """As weights for use, and as weights and optimizer of each checkpoint: refused in a moment, in the file's size."""
     weights, optimizer = {**ABUSES, **LONG, **UNFIT}, {**ABUSES, **OPTIMIZER_UNFIT}
     every = [
         *((what, "model/model.safetensors", "translate") for what in weights),

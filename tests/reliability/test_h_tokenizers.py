@@ -7,11 +7,20 @@ import struct
 from pathlib import Path
 
 import pytest
-from tiny_runs import TINY, call, write_tsv
+from hostile_files import quickly, sign
+from tiny_runs import TINY, call, copied_run, write_tsv
 
 from pytorch_dl.dataset import pretrained_process
 from pytorch_dl.dataset.pretrained_process import load_pretrained
 from pytorch_dl.errors import CheckpointError
+
+
+def nested(depth: int) -> dict[str, object]:
+    inner: dict[str, object] = {"type": "NFC"}
+    for _ in range(depth):
+        inner = {"type": "Sequence", "normalizers": [inner]}
+    return inner
+
 
 # What a parser may do when it is given a crafted file, and what is then said
 DEEDS = {
@@ -65,7 +74,7 @@ def test_h6_parsers_that_crash_hang_or_fill_memory(case, tmp_path, capsys, monke
     (tmp_path / "c.yaml").write_text(f"data: {{train_data_path: {write_tsv(tmp_path / 'text.tsv')}}}")
     result = call(capsys, *(word for word in command if word != "data.tokenizer_name=char"))
     assert (result.code, "has only a slow tokenizer" in result.error_lines[0]) == (4, True), result.err
-    crafted = crafted_sentencepiece(case, tmp_path / "crafted", monkeypatch, tmp_path)
+    crafted = crafted_sentencepiece(case, tmp_path / "crafted", monkeypatch)
     case.survived(
         times * len(DEEDS) + crafted,
         injected="a crafted SentencePiece model, or a parser that crashes, hangs or fills memory",
@@ -77,6 +86,75 @@ def test_h6_pipes_and_devices_in_the_folder_are_not_read(tmp_path):
     os.mkfifo(tmp_path / "tokenizer.json")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: is a pipe or device"):
         load_pretrained(str(tmp_path))
+
+
+BOMB = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+DEFINITIONS = {
+    "pattern without end": ({"pre_tokenizer": BOMB}, "it fails on this text"),
+    "replacement without end": (
+        {"normalizer": {"type": "Replace", "pattern": {"Regex": "(a|aa)+$"}, "content": ""}},
+        "it fails on this text",
+    ),
+    "charsmap of nothing": (
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAAAA=="}},
+        "it fails on this text",
+    ),
+    "charsmap that leads out": (
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "BAAAAP///38="}},
+        "it fails on this text",
+    ),
+    "no charsmap": ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}}, "not a tokenizer definition"),
+    "no token for the unknown": ({"model": {"unk_token": "nowhere"}}, "it fails on this text"),
+    "growth": (
+        {
+            "normalizer": {
+                "type": "Sequence",
+                "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 40,
+            }
+        },
+        "can make a text 1.1e+12 times longer",
+    ),
+    "growth of what is decoded": (
+        {
+            "decoder": {
+                "type": "Sequence",
+                "decoders": [{"type": "Replace", "pattern": {"Regex": "."}, "content": "a" * 1000}] * 4,
+            }
+        },
+        "can make a text 1e+12 times longer",
+    ),
+    "nested": ({"normalizer": nested(300)}, "not a tokenizer definition"),
+    "padding to a million million": (
+        {
+            "padding": {
+                "strategy": {"Fixed": 10**12},
+                "direction": "Right",
+                "pad_to_multiple_of": None,
+                "pad_id": 0,
+                "pad_type_id": 0,
+                "pad_token": "<pad>",
+            }
+        },
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DEFINITIONS)
+def test_h6_definitions_in_a_run(tiny_run, tmp_path, capsys, what):
+    """Where a text brings out that a definition is none, it is refused as well."""
+    run = copied_run(tiny_run, tmp_path)
+    path = run / "tokenizer/tokenizer.json"
+    definition = json.loads(path.read_bytes())
+    changes, says = DEFINITIONS[what]
+    for name, value in changes.items():
+        definition[name] = {**definition[name], **value} if name == "model" else value
+    path.write_text(json.dumps(definition))
+    sign(path.parent)
+    with quickly(2, what):
+        result = call(capsys, "translate", run, "--text", "a" * 30 + "!")
+    assert result.code == (4 if says else 0), result.err
+    assert (says or "") in "".join(result.error_lines)
 
 
 # ---- SentencePiece
@@ -136,7 +214,7 @@ NAMES = {
 }
 
 
-def crafted_sentencepiece(case, folder: Path, monkeypatch, stub: Path) -> int:
+def crafted_sentencepiece(case, folder: Path, monkeypatch) -> int:
     """Under the names of several tokenizers, read by the real library; at full size, with random bits flipped too."""
     monkeypatch.undo()
     folder.mkdir()

@@ -1,10 +1,9 @@
-"""What a run leaves behind: no secrets of its environment, files as the user's mask wants them, no word to the network."""
+"""What a run leaves: no secrets of its environment, rights as the user's mask wants them, no word to the network."""
 
 import os
 import socket
 import stat
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from tiny_runs import TINY, call, write_tsv
