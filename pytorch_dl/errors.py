@@ -10,7 +10,15 @@ UserError               ValueError: what went wrong, where, and how to mend it
 +-- Interrupted        75  stopped by a signal, saved; run again to go on
 """
 
+import re
 from typing import ClassVar
+
+_CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """A text whose control characters, but for white space, are written out: a terminal would obey them."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class UserError(ValueError):
@@ -19,11 +27,11 @@ class UserError(ValueError):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
-        self.what, self.where, self.fix = what, where, fix
+        self.what, self.where, self.fix = visible(what), where, fix
         line = f"{where}: {what}" if where else what
         if fix:
             line = f"{line.rstrip('.')}{'' if line.endswith('?') else '.'} Fix: {fix.rstrip('.')}."
-        super().__init__(" ".join(line.split()))
+        super().__init__(visible(" ".join(line.split())))
 
 
 class ConfigError(UserError):

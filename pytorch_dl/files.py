@@ -11,15 +11,17 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pytorch_dl.errors import ResourceError
+from pytorch_dl.errors import ResourceError, visible
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".pytorch-dl-tmp-"
+LARGEST_JSON = 1 << 24  # bytes; ours have some hundred
 _ASIDE = ".pytorch-dl-old-"
 _LEFTOVER = re.compile(rf"({re.escape(TEMPORARY)}|{re.escape(_ASIDE)})(.+)\.[0-9]+")  # nothing of another program
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell the system's error number
@@ -79,9 +81,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir()
         try:
             yield temporary
-            sums = {}
+            sums, rights = {}, temporary.stat().st_mode & 0o666  # those that the umask leaves
             for file in sorted(temporary.rglob("*")):
                 if file.is_file():
+                    file.chmod(rights)  # some libraries keep what they write to its owner
                     sums[file.relative_to(temporary).as_posix()] = sha256(file)
                     _sync_file(file)
             write_json(temporary / MANIFEST, sums)
@@ -92,8 +95,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def damage(path: Path) -> str | None:
     """Say what is wrong with a folder made by `new_folder`, or None when each file is as its manifest says."""
-    if not (path / MANIFEST).is_file():
-        return f"{MANIFEST} is missing"
+    if strange := strangeness(path / MANIFEST, most=LARGEST_JSON):
+        return f"{MANIFEST} {strange}"
     try:
         sums = json.loads((path / MANIFEST).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -105,15 +108,53 @@ def damage(path: Path) -> str | None:
 
 
 def _file_damage(folder: Path, name: str, expected: object) -> str | None:
-    file = folder / name
+    file, parts = folder / name, Path(name).parts
     try:
-        if ".." in Path(name).parts or Path(name).is_absolute() or file.is_symlink():
+        on_the_way = (file, *file.parents[: len(parts) - 1]) if parts else ()
+        if ".." in parts or Path(name).is_absolute() or any(part.is_symlink() for part in on_the_way):
             return f"{MANIFEST} names {name!r}, which lies outside the folder"
-        if not file.is_file():
-            return f"{name} is missing"
-        return None if sha256(file) == expected else f"{name} does not match its checksum"
+        if strange := strangeness(file):
+            return f"{visible(name)} {strange}"
+        return None if sha256(file) == expected else f"{visible(name)} does not match its checksum"
     except OSError as error:
-        return f"{name} cannot be read ({error.strerror})"
+        return f"{visible(name)} cannot be read ({error.strerror})"
+
+
+def strangeness(path: Path, *, most: int | None = None) -> str | None:
+    """Say why a file that anyone may have made is not to be opened: only a plain one of at most so many bytes is."""
+    try:
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return "is missing"
+    except (OSError, ValueError) as error:
+        return f"cannot be read ({error})"
+    if not stat.S_ISREG(found.st_mode):
+        return "is not a plain file"
+    if most is not None and found.st_size > most:
+        return f"has {found.st_size:,} bytes, expected at most {most:,}"
+    return None
+
+
+def read_json(path: Path) -> Any:
+    """The value of a small JSON file; a ValueError or OSError tells why there is none, of links and pipes as well."""
+    strange = strangeness(path, most=LARGEST_JSON)
+    if strange and path.exists():
+        raise ValueError(f"it {strange}")
+    return json.loads(path.read_bytes())
+
+
+def strange_entries(folder: Path, *, deep: bool) -> Iterator[Path]:
+    """Links, pipes and devices in a folder; if not `deep`, links to folders pass, which may lie on another disk."""
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):  # there is none, or a save has just renamed it
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=not deep):
+            if deep:
+                yield from strange_entries(Path(entry.path), deep=True)
+        elif not entry.is_file(follow_symlinks=False):
+            yield Path(entry.path)
 
 
 def sha256(path: Path) -> str:

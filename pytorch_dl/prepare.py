@@ -5,7 +5,6 @@ data.json there holds the fingerprints of the texts, so that a resumed run train
 
 import contextlib
 import itertools
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from pytorch_dl.dataset.text_files import PairStream, TextSource
 from pytorch_dl.dataset.text_pair import Fault
 from pytorch_dl.dataset.tokenizer import TokenizerPair, build_tokenizers
 from pytorch_dl.errors import CheckpointError, DataError
-from pytorch_dl.files import damage, write_json
+from pytorch_dl.files import damage, read_json, write_json
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.run_folder import RunFolder
 
@@ -152,7 +151,7 @@ def _recorded_texts(folder: RunFolder) -> Record | None:
     if not folder.data.exists():
         return None
     try:
-        sides = json.loads(folder.data.read_bytes())
+        sides = read_json(folder.data)
         return {side: [RecordedText(**text) for text in sides[side]] for side in Texts._fields}
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(

@@ -15,7 +15,7 @@ from pytorch_dl.config import Config
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.errors import CheckpointError, ConfigError, Interrupted
-from pytorch_dl.files import damage, sha256
+from pytorch_dl.files import damage, read_json, sha256
 from pytorch_dl.prepare import prepare
 from pytorch_dl.run import decoder
 from pytorch_dl.training import checkpoint as ckpt
@@ -115,8 +115,8 @@ def _texts(batch: Batch, pairs: list[int], tokenizers: TokenizerPair) -> Iterato
 def changed_environment(path: Path) -> list[str]:
     """What of versions and machine is not as when the run began: the likeliest reasons for other bits."""
     try:
-        before = json.loads((path / "environment.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        before = dict(read_json(path / "environment.json"))
+    except (OSError, ValueError, TypeError, RecursionError):
         return ["what it was begun with is not known"]
     now = environment()
     return [f"{name} is {now[name]}, it was {before.get(name)}" for name in now if now[name] != before.get(name)]

@@ -1,7 +1,7 @@
 """A trained model in use: `load(run).translate([...])`."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -255,10 +255,14 @@ def _broken(
 def build_model(config: Config, tokenizers: TokenizerPair) -> OptimizedTransformer:
     """The untrained model of a config and its tokenizers, which is a function of its seed."""
     torch.manual_seed(config.system.seed)
+    return _model(config, tokenizers).to(choose_device(config.system.device))
+
+
+def _model(config: Config, tokenizers: TokenizerPair) -> OptimizedTransformer:
     shape = {**config.model.__dict__, "pad_token_id": tokenizers.tgt.pad_id}
     return OptimizedTransformer(
         src_vocab_size=tokenizers.src.vocab_size, tgt_vocab_size=tokenizers.tgt.vocab_size, **shape
-    ).to(choose_device(config.system.device))
+    )
 
 
 def choose_device(name: str) -> torch.device:
@@ -281,11 +285,27 @@ def load(run: str | Path, *, device: str = "auto", precision: str = "fp32", cuda
     place = choose_device(device)
     config.system.device = "cpu"  # where the weights come to first
     tokenizers = TokenizerPair.load(folder.tokenizer)
+    weights, where = _weights(folder)
+    _require_size(config, tokenizers, weights, where=where)
     with torch.random.fork_rng(devices=[]):  # the weights that it begins with are not for keeps
         model = build_model(config, tokenizers)
-    weights, where = _weights(folder)
     ckpt.load_weights(model, weights, where=where)
     return Translator(model.to(place).eval(), tokenizers, precision=precision, cuda_graphs=cuda_graphs)
+
+
+def _require_size(
+    config: Config, tokenizers: TokenizerPair, weights: Mapping[str, torch.Tensor], *, where: str
+) -> None:
+    """Compare before memory is taken: a configuration may ask for any, and each layer has a tensor."""
+    layers = config.model.num_encoder_layers + config.model.num_decoder_layers
+    if layers > len(weights):
+        raise CheckpointError(
+            f"has {len(weights):,} tensors, too few for {layers:,} layers",
+            where=where,
+            fix="use the configuration it was trained with",
+        )
+    with torch.device("meta"):
+        ckpt.require_fit(_model(config, tokenizers), weights, where=where)
 
 
 def _weights(folder: RunFolder) -> tuple[dict[str, torch.Tensor], str]:

@@ -8,6 +8,7 @@ import fcntl
 import gzip
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +16,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from hostile_files import Bomb, sign
 from safetensors.torch import load_file, save_file
-from tiny_runs import TINY, call, pairs, snapshot, write_tsv
-
-from pytorch_dl.files import MANIFEST, sha256, write_json
+from tiny_runs import TINY, call, copied_run, pairs, snapshot, write_tsv
 
 HERE = Path(".")
 MODEL, NORM = "done/model/model.safetensors", "encoder_norm.weight"
@@ -72,12 +72,6 @@ def flip(name: str) -> Spoil:
     return spoil
 
 
-def sign(folder: Path) -> None:
-    """Write the manifest anew: what follows is not damage but another content."""
-    files = [path for path in folder.iterdir() if path.name != MANIFEST]
-    write_json(folder / MANIFEST, {path.name: sha256(path) for path in files})
-
-
 def signed(name: str, content: bytes) -> Spoil:
     def spoil() -> None:
         Path(name).write_bytes(content)
@@ -125,17 +119,9 @@ def state(**changes: object) -> Spoil:
     return spoil
 
 
-class Bomb:
-    """Unpickled, it leaves a file."""
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
-        return open, ("exploded", "w")
-
-
 def pickled() -> bytes:
-    import pickle
-
-    return pickle.dumps(Bomb())
+    """Unpickled, it leaves the file `exploded`."""
+    return pickle.dumps(Bomb(Path("exploded")))
 
 
 RUN, T = "run --out new ", "translate done -t a"
@@ -285,10 +271,7 @@ def folder(tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> P
     (HERE / "c.yaml").write_text("data: {train_data_path: good.tsv}")
     for name, side in zip(("good.src", "good.tgt"), zip(*pairs(60), strict=True), strict=True):
         (HERE / name).write_text("".join(f"{text}\n" for text in side))
-    shutil.copytree(tiny_run, "done")
-    shutil.copy(tiny_run.parent / "text.tsv", "text.tsv")
-    config = Path("done/config.yaml")
-    config.write_text(config.read_text().replace(str(tiny_run.parent / "text.tsv"), "text.tsv"))
+    copied_run(tiny_run, tmp_path)
     return tmp_path
 
 

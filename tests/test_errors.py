@@ -3,7 +3,7 @@
 import pytest
 
 from pytorch_dl import errors
-from pytorch_dl.errors import UserError
+from pytorch_dl.errors import UserError, visible
 
 CODES = {
     "ConfigError": 2,
@@ -32,9 +32,10 @@ def test_exit_codes() -> None:
         ("it broke.", None, "mend it.", "it broke. Fix: mend it."),
         ("it\nbroke  twice", "a b", "mend\r\nit", "a b: it broke twice. Fix: mend it."),
         ("no", "", "", "no"),
+        ("not '\x1b[2J\u202egnp'", "a\x07", "mend\x9b", r"a\x07: not '\x1b[2J\u202egnp'. Fix: mend\x9b."),
     ],
 )
 def test_the_line(what: str, where: str | None, fix: str | None, line: str) -> None:
     error = UserError(what, where=where, fix=fix)
     assert str(error) == line
-    assert (error.what, error.where, error.fix) == (what, where, fix)
+    assert (error.what, error.where, error.fix) == (visible(what), where, fix)

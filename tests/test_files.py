@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -274,10 +275,11 @@ class TestDamage:
         change(folder)
         assert str(damage(folder)).startswith(message)
 
-    @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "sub/../../outside", "link"])
+    @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "sub/../../outside", "link", "up/outside"])
     def test_names_outside_are_refused(self, name: str, folder: Path) -> None:
         (folder.parent / "outside").write_text("x")
         (folder / "link").symlink_to("../outside")
+        (folder / "up").symlink_to("..")
         target = Path("/etc/hostname") if name.startswith("/") else folder.parent / "outside"
         (folder / MANIFEST).write_text(json.dumps({name: sha256(target)}))
         assert damage(folder) == f"manifest.json names {name!r}, which lies outside the folder"
@@ -285,15 +287,15 @@ class TestDamage:
     @pytest.mark.parametrize("name", ["n" * 5000, "a\0b", "", ".", "sub", "a/b"])
     def test_impossible_names(self, name: str, folder: Path) -> None:
         (folder / MANIFEST).write_text(json.dumps({name: "0"}))
-        assert "missing" in str(damage(folder)) or "cannot be read" in str(damage(folder))
+        assert any(word in str(damage(folder)) for word in ("missing", "cannot be read", "is not a plain file"))
 
     def test_pipes_are_not_read(self, folder: Path) -> None:
         (folder / "a").unlink()
         os.mkfifo(folder / "a")
-        assert damage(folder) == "a is missing"
+        assert damage(folder) == "a is not a plain file"
         (folder / MANIFEST).unlink()
         os.mkfifo(folder / MANIFEST)
-        assert damage(folder) == "manifest.json is missing"
+        assert damage(folder) == "manifest.json is not a plain file"
 
     @pytest.mark.parametrize("path", ["none", "file"])
     def test_no_folder(self, path: str, tmp_path: Path) -> None:
@@ -339,3 +341,15 @@ class TestRunLock:
         for _ in range(2):
             with RunLock(tmp_path / "run"), pytest.raises(ResourceError, match="is using this run folder"):
                 RunLock(tmp_path / "run").__enter__()
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_the_rights_in_a_folder_are_those_that_the_umask_leaves(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        with new_folder(tmp_path / "x") as folder:
+            (folder / "a").touch(0o600)
+    finally:
+        os.umask(before)
+    rights = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "x").iterdir()}
+    assert rights == {"a": 0o666 & ~mask, MANIFEST: 0o666 & ~mask}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,16 @@ def write_tsv(path: Path, count: int = 60, *, first: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{src}\t{tgt}\n" for src, tgt in pairs(count, first=first)))
     return path
+
+
+def copied_run(run: Path, folder: Path) -> Path:
+    """The finished run and its text once more, as `done` and `text.tsv` in a folder, to spoil."""
+    text = folder / "text.tsv"
+    shutil.copytree(run, folder / "done")
+    shutil.copy(run.parent / "text.tsv", text)
+    config = folder / "done" / "config.yaml"
+    config.write_text(config.read_text().replace(str(run.parent / "text.tsv"), str(text)))
+    return folder / "done"
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> Result:

@@ -34,7 +34,11 @@ def read_file(path: Path) -> tuple[Any, dict[str, int]]:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise ConfigError(f"the file has {size:,} bytes, over the limit of {MAX_BYTES:,}", where=str(path))
-        text = path.read_text("utf-8-sig")
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)  # a pipe does not tell its size, and a device has no end
+        if len(content) > MAX_BYTES:
+            raise ConfigError(f"it does not end within the limit of {MAX_BYTES:,} bytes", where=str(path))
+        text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         raise ConfigError(
             "no such configuration file",

@@ -15,11 +15,14 @@ from typing import Any
 import tokenizers
 
 from pytorch_dl.dataset.tokenizer_folder import ROLES, Definition
-from pytorch_dl.errors import CheckpointError, ConfigError
+from pytorch_dl.errors import CheckpointError
 
 
-def load_pretrained(name: str) -> Definition:
-    """Take over the tokenizer `name` of the hub, or the local folder of that name, which goes first."""
+def take_over(name: str) -> Definition:
+    """Take over the tokenizer `name` of the hub, or the local folder of that name, which goes first.
+
+    In this process, which a crafted file may end: see `pretrained_process`.
+    """
     loaded = _load_fast(name)
     definition = json.loads(loaded.backend_tokenizer.to_str())
     specials = _different({role: _text(getattr(loaded, f"{role}_token")) for role in ROLES}, definition)
@@ -30,21 +33,12 @@ def load_pretrained(name: str) -> Definition:
 
 
 def _load_fast(name: str) -> Any:
-    if not name.strip():
-        raise ConfigError(
-            "the name is empty", where="data.tokenizer_name", fix="name bpe, unigram, char, byte, a folder or a model"
-        )
-    try:
-        import transformers
-    except ImportError as error:
-        raise ConfigError(
-            f"{name!r} is none of bpe, unigram, char and byte, and a pretrained tokenizer needs transformers, which is "
-            "not installed",
-            where="data.tokenizer_name",
-            fix="choose one of the four, or pip install 'pytorch-dl[hf]'",
-        ) from error
+    import transformers
+
     local = Path(name).is_dir()
     place = str(Path(name).absolute()) if local else name
+    if local:
+        _refuse_devices(Path(name))
     try:
         with _errors_only("huggingface_hub"):
             loaded = transformers.AutoTokenizer.from_pretrained(
@@ -61,6 +55,13 @@ def _load_fast(name: str) -> Any:
             f"{name!r} has only a slow tokenizer ({type(loaded).__name__})", fix="choose one that has a tokenizer.json"
         )
     return loaded
+
+
+def _refuse_devices(folder: Path) -> None:
+    """Links pass: the hub's own folders are made of them."""
+    for path in sorted(folder.iterdir()):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise CheckpointError("is a pipe or device, no file of a tokenizer", where=str(path), fix="delete it")
 
 
 @contextlib.contextmanager

@@ -92,17 +92,19 @@ def open_or_build(
     """
     parts = _key_parts(streams, tokenizers)
     folder = cache_dir / _sha256(parts)[:_KEY_LENGTH]
-    if isinstance(found := _open(folder, streams, parts), TokenStore):
+    if isinstance(found := _open(folder, streams, parts, tokenizers), TokenStore):
         return found
     with _only_builder(cache_dir, report):
-        if isinstance(found := _open(folder, streams, parts), TokenStore):  # built while this process waited
+        if isinstance(
+            found := _open(folder, streams, parts, tokenizers), TokenStore
+        ):  # built while this process waited
             return found
         if os.path.lexists(folder):
             report(f"token store {folder} is damaged ({found}); building it anew")
         else:
             report(f"token store: building {folder}{_what_changed(cache_dir, streams, parts)}")
         _build(folder, streams, tokenizers, parts=parts, report=report)
-    if isinstance(found := _open(folder, streams, parts), TokenStore):
+    if isinstance(found := _open(folder, streams, parts, tokenizers), TokenStore):
         return found
     raise ResourceError(f"the new token store reads back damaged: {found}", where=str(folder), fix="check this disk")
 
@@ -129,19 +131,21 @@ def _build(
         files.write_json(new / META, {"parts": parts, "names": names, **counts})
 
 
-def _open(folder: Path, streams: Sequence[PairStream], parts: dict[str, Any]) -> TokenStore | str:
+def _open(
+    folder: Path, streams: Sequence[PairStream], parts: dict[str, Any], tokenizers: TokenizerPair
+) -> TokenStore | str:
     """Open a whole store made from `parts`, or say why it is none."""
-    if not (folder / files.MANIFEST).is_file():
-        return f"{files.MANIFEST} is missing"
     if damage := files.damage(folder):
         return damage
     try:
-        manifest, meta = (json.loads((folder / name).read_bytes()) for name in (files.MANIFEST, META))
+        manifest, meta = (files.read_json(folder / name) for name in (files.MANIFEST, META))
         if set(manifest) != {META, *TOKEN_FILES}:
             return f"{files.MANIFEST} names other files than those of a store"
         if meta["parts"] != parts:
             return "it was made from other text or tokenizers"
         arrays = {name: _array(folder / name, meta) for name in TOKEN_FILES}
+        for side in ("src", "tgt"):
+            _check_side(side, arrays[f"{side}_ids"], arrays[f"{side}_offsets"], getattr(tokenizers, side).vocab_size)
         return TokenStore(corpora=_corpora(streams, meta), texts=parts["texts"], **arrays)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"{META} does not fit its files ({error})"
@@ -168,6 +172,14 @@ def _array(path: Path, meta: dict[str, Any]) -> np.ndarray:
     return np.memmap(path, dtype=dtype, mode="r").view(np.ndarray)  # a plain view slices faster than np.memmap
 
 
+def _check_side(side: str, ids: np.ndarray, offsets: np.ndarray, vocab_size: int) -> None:
+    """Right sums do not make numbers right: what is no place or no token would end in a crash much later."""
+    if offsets[0] or offsets[-1] != len(ids) or (offsets[1:] < offsets[:-1]).any():
+        raise ValueError(f"{side}_offsets do not rise from 0 to {len(ids)}")
+    if (highest := int(ids.max(initial=0))) >= vocab_size:
+        raise ValueError(f"{side}_ids go up to {highest}, the tokenizer has {vocab_size} tokens")
+
+
 def _what_changed(cache_dir: Path, streams: Sequence[PairStream], parts: dict[str, Any]) -> str:
     """Tell by the newest store of the same names why it does not serve; nothing when there is none."""
     names = [stream.name for stream in streams]
@@ -184,7 +196,7 @@ def _what_changed(cache_dir: Path, streams: Sequence[PairStream], parts: dict[st
 def _parts_of(meta: Path, *, names: list[str]) -> dict[str, Any] | None:
     """The key parts of a store made from the streams `names`; None for any other file."""
     try:
-        found = json.loads(meta.read_bytes())
+        found = files.read_json(meta)
         parts = {name: list(found["parts"][name]) for name in ("texts", "tokenizers")}
         return parts if found["names"] == names else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

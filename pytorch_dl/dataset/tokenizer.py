@@ -8,6 +8,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import tokenizers
 
-from pytorch_dl.dataset.pretrained_tokenizer import load_pretrained
+from pytorch_dl.dataset.pretrained_process import load_pretrained
 from pytorch_dl.dataset.text_files import PairStream
 from pytorch_dl.dataset.tokenizer_folder import (
     META,
@@ -30,6 +31,7 @@ from pytorch_dl.dataset.tokenizer_training import SPECIALS, TRAINERS, evenly_sam
 from pytorch_dl.errors import CheckpointError, ConfigError, DataError
 
 Report = Callable[[str], None]
+_MOST_GROWTH = 1000.0  # of a text, by replacements; published ones have at most 3
 
 
 class Tokenizer:
@@ -43,22 +45,25 @@ class Tokenizer:
         self.vocab_size = max(vocabulary.values()) + 1
         self._control = {self.pad_id, self.bos_id, self.eos_id}
         self._special = {*self._control, self.unk_id}
+        parts = json.loads(definition.json)
+        if (growth := _growth([parts.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")])) > _MOST_GROWTH:
+            raise _refusal(f"its replacements can make a text {growth:.3g} times longer", where)
         self._of_bytes = "ByteLevel" in repr(self._backend.decoder)
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text."""
-        with self._library("encode"):
+        with self._failures():
             return self._without_control(self._backend.encode(text, add_special_tokens=False).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, on all cores; between calls TOKENIZERS_PARALLELISM is false where it was not set."""
-        with _all_cores(), self._library("encode"):
+        with _all_cores(), self._failures():
             encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [self._without_control(one.ids) for one in encoded]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special ones left out; bytes that are not UTF-8 become U+FFFD."""
-        with self._library("decode"):
+        with self._failures():
             return str(self._backend.decode(list(ids), skip_special_tokens=True))
 
     def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
@@ -81,7 +86,7 @@ class Tokenizer:
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where in the text each token of `encode` stands: its first character and the one after its last."""
-        with self._library("encode"):
+        with self._failures():
             return list(self._backend.encode(text, add_special_tokens=False).offsets)
 
     def decoded_spans(self, ids: Sequence[int]) -> list[tuple[int, int]]:
@@ -98,13 +103,13 @@ class Tokenizer:
         return hashlib.sha256(definition.encode()).hexdigest()
 
     @contextlib.contextmanager
-    def _library(self, doing: str) -> Iterator[None]:
-        """Refuse a definition by which the library fails at its work: by an error of no kind, or a panic."""
+    def _failures(self) -> Iterator[None]:
+        """Tell of a definition that fails on some text: it has no token for the unknown, or a pattern without end."""
         try:
             yield
-        except BaseException as error:
+        except BaseException as error:  # a panic of the library is no Exception
             if type(error) is Exception or type(error).__name__ == "PanicException":
-                raise _refusal(f"it cannot {doing} a text ({error})", self._where) from error
+                raise _refusal(f"it fails on this text ({error})", self._where) from error
             raise
 
     def _without_control(self, ids: list[int]) -> list[int]:
@@ -200,13 +205,27 @@ def _backend(definition: str, where: str) -> tokenizers.Tokenizer:
     try:
         backend = tokenizers.Tokenizer.from_str(definition)
         backend.encode_special_tokens = True  # special tokens in a text are text; the JSON does not keep this
-        backend.no_truncation()
         backend.no_padding()
+        backend.no_truncation()
         return backend
     except BaseException as error:  # a panic of the library is no Exception
         if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
             raise
         raise _refusal(f"it is not a tokenizer definition ({error})", where) from error
+
+
+def _growth(part: object) -> float:
+    """How many times longer a text can become by the replacements in a part of a definition, done one after another."""
+    if isinstance(part, list):
+        return math.prod(map(_growth, part))
+    if not isinstance(part, dict):
+        return 1.0
+    times = 1.0
+    if part.get("type") == "Replace":
+        pattern = part.get("pattern")
+        replaced = pattern.get("String", "") if isinstance(pattern, dict) else ""  # a regular expression: anything
+        times = max(1.0, len(part.get("content", "")) / max(1, len(replaced)))
+    return times * math.prod(map(_growth, part.values()))
 
 
 def _special_ids(specials: dict[str, str], vocabulary: dict[str, int], where: str) -> list[int]:

@@ -5,7 +5,6 @@ anyone: nothing but these plain files of bounded size is opened, and whatever is
 """
 
 import json
-import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,13 +86,8 @@ def _text(folder: Path, name: str) -> str:
 
 def _check_plain(folder: Path, name: str) -> None:
     """Refuse links, pipes, devices and giants before anything is read from them."""
-    try:
-        found = (folder / name).lstat()
-    except OSError as error:
-        raise _refusal(folder, f"{name} is missing" if isinstance(error, FileNotFoundError) else str(error)) from error
-    _require(stat.S_ISREG(found.st_mode), folder, f"{name} is not a plain file")
-    limit = _MAX_BYTES.get(name, _MAX_DEFINITION_BYTES)
-    _require(found.st_size <= limit, folder, f"{name} has {found.st_size:,} bytes, expected at most {limit:,}")
+    strange = files.strangeness(folder / name, most=_MAX_BYTES.get(name, _MAX_DEFINITION_BYTES))
+    _require(strange is None, folder, f"{name} {strange}")
 
 
 def _require(holds: bool, folder: Path, what: str) -> None:

@@ -5,7 +5,6 @@ checkpoints/step-00001200/   model.safetensors  optimizer.safetensors  [average.
 
 import contextlib
 import itertools
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +16,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pytorch_dl.errors import CheckpointError, ConfigError
-from pytorch_dl.files import damage, new_folder, remove_leftovers, write_json
+from pytorch_dl.files import damage, new_folder, read_json, remove_leftovers, strangeness, write_json
 
 MODEL, OPTIMIZER, AVERAGE, STATE = "model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"
 _NUMBER = "#number"  # ends the name of optimizer state that is a plain number
-_LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # optimizer state of a parameter's own shape
+_LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # optimizer state of a parameter's own shape and kind
+_OTHER_CONFIGURATION = "use the configuration it was trained with"
+_ADAM = ("step", "exp_avg", "exp_avg_sq")
+_STEPS = (torch.float32, torch.float64)  # what optimizers count in
+_NEEDED = {"Adam": _ADAM, "AdamW": _ADAM}  # optimizer state that a parameter has all or nothing of
 
 
 def save_checkpoint(
@@ -119,7 +122,7 @@ def _validated(folder: Path) -> list[Path]:
 def read_state(path: Path) -> dict[str, Any]:
     """The JSON state of a checkpoint."""
     try:
-        state = json.loads((path / STATE).read_bytes())
+        state = read_json(path / STATE)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"cannot be read: {error}", where=str(path / STATE)) from None
     if not isinstance(state, dict):
@@ -129,6 +132,8 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file."""
+    if strange := strangeness(path):
+        raise CheckpointError(f"not a readable safetensors file: it {strange}", where=str(path))
     try:
         tensors: dict[str, Tensor] = load_file(path)
         return tensors
@@ -166,6 +171,11 @@ def model_weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().contiguous() for name, tensor in _distinct(model)}
 
 
+def require_fit(model: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> None:
+    """Raise unless these are the names, shapes and kinds of the model's tensors, which may be without content."""
+    _require_like(dict(_distinct(model)), weights, where=where)
+
+
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, where: str) -> None:
     """Copy tensors into a model of exactly these names and shapes."""
     load_tensors(dict(_distinct(model)), weights, where=where)
@@ -174,14 +184,19 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, where: str)
 @torch.no_grad()
 def load_tensors(own: Mapping[str, Tensor], found: Mapping[str, Tensor], *, where: str) -> None:
     """Copy `found` into the tensors of the same names, all or none."""
-    fix = "use the configuration it was trained with"
-    for name in sorted(own.keys() ^ found.keys()):
-        problem = "is missing from the file" if name in own else "is not part of this model"
-        raise CheckpointError(f"tensor {name!r} {problem}", where=where, fix=fix)
-    for name, tensor in own.items():
-        _check_tensor(name, found[name], expected=tensor.shape, where=where)
+    _require_like(own, found, where=where)
+    for name, tensor in found.items():
+        _require_finite(name, tensor, where=where)
     for name, tensor in own.items():
         tensor.copy_(found[name])
+
+
+def _require_like(own: Mapping[str, Tensor], found: Mapping[str, Tensor], *, where: str) -> None:
+    for name in sorted(own.keys() ^ found.keys()):
+        problem = "is missing from the file" if name in own else "is not part of this model"
+        raise CheckpointError(f"tensor {name!r} {problem}", where=where, fix=_OTHER_CONFIGURATION)
+    for name, tensor in own.items():
+        _require_kind(name, found[name], like=tensor, where=where)
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
@@ -197,11 +212,14 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Pat
         name, _, part = key.rpartition("/")
         if name not in parameters:
             raise CheckpointError(f"optimizer state of unknown parameter {name!r}", where=where)
-        _check_tensor(
-            key, tensor, expected=parameters[name].shape if part in _LIKE_PARAMETER else tensor.shape, where=where
-        )
+        if (like := _expected_state(part, tensor, parameters[name])) is not None:
+            _require_kind(key, tensor, like=like, where=where)
+        _require_finite(key, tensor, where=where)
         number = part.endswith(_NUMBER) and not tensor.ndim
         states.setdefault(name, {})[part.removesuffix(_NUMBER)] = tensor.item() if number else tensor
+    lacking = [f"{name}/{part}" for name in states for part in _NEEDED.get(kind, ()) if part not in states[name]]
+    if lacking:
+        raise CheckpointError(f"optimizer state {lacking[0]!r} is missing", where=where)
     names = {parameter: name for name, parameter in parameters.items()}
     order = [names.get(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     by_index = {index: states[name] for index, name in enumerate(order) if name in states}
@@ -212,13 +230,23 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Pat
         raise CheckpointError(what, where=where, fix="use the configuration it was trained with") from error
 
 
-def _check_tensor(name: str, tensor: Tensor, *, expected: torch.Size, where: str) -> None:
-    if tensor.shape != expected:
-        raise CheckpointError(
-            f"tensor {name!r} has shape {tuple(tensor.shape)}, the model expects {tuple(expected)}",
-            where=where,
-            fix="use the configuration it was trained with",
-        )
+def _expected_state(part: str, tensor: Tensor, parameter: Tensor) -> Tensor | None:
+    """What a known part of a parameter's optimizer state must be like; None for one of another optimizer than ours."""
+    if part == "step":
+        return torch.zeros((), dtype=tensor.dtype if tensor.dtype in _STEPS else None)
+    return parameter if part in _LIKE_PARAMETER else None
+
+
+def _require_kind(name: str, tensor: Tensor, *, like: Tensor, where: str) -> None:
+    got, expected = (f"shape {tuple(one.shape)}" for one in (tensor, like))
+    if got == expected:
+        got, expected = (str(one.dtype).removeprefix("torch.") for one in (tensor, like))
+    if got != expected:
+        what = f"tensor {name!r} has {got}, the model expects {expected.removeprefix('shape ')}"
+        raise CheckpointError(what, where=where, fix=_OTHER_CONFIGURATION)
+
+
+def _require_finite(name: str, tensor: Tensor, *, where: str) -> None:
     if not _is_finite(tensor):
         raise CheckpointError(f"tensor {name!r} holds numbers that are not finite", where=where)
 

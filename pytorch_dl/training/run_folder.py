@@ -9,7 +9,6 @@ evaluation.json    how the run is evaluated at its end; without it, it is not
 report.json        scores of the evaluation, report.md for people
 """
 
-import json
 import os
 import platform
 import sys
@@ -20,7 +19,7 @@ import torch
 
 from pytorch_dl.config import Config, load_config, to_yaml
 from pytorch_dl.errors import CheckpointError, ConfigError
-from pytorch_dl.files import MANIFEST, damage, write_file, write_json
+from pytorch_dl.files import MANIFEST, damage, read_json, strange_entries, write_file, write_json
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class RunFolder:
     def read_beam_size(self) -> int | None:
         """Beams of the evaluation at the end of the run; None: there is none."""
         try:
-            beam_size = json.loads(self.evaluation.read_bytes())["beam_size"]
+            beam_size = read_json(self.evaluation)["beam_size"]
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
@@ -119,6 +118,7 @@ class RunFolder:
             raise CheckpointError(
                 "no such run folder", where=str(self.path), fix="give the folder of a run (its --out)"
             )
+        self._refuse_strange()
         if not self.config.exists():
             raise CheckpointError(
                 "is not a run folder: it has no config.yaml", where=str(self.path), fix="give the --out of a run"
@@ -127,6 +127,20 @@ class RunFolder:
             return load_config(self.config)
         except ConfigError as error:
             raise CheckpointError(error.what, where=error.where, fix="restore config.yaml of the run") from None
+
+    def _refuse_strange(self) -> None:
+        """Raise where a link, pipe or device lies in the folder: it would have us read or write something elsewhere."""
+        inner = (self.checkpoints, self.model, self.tokenizer, self.cache)
+        found = (
+            *strange_entries(self.path, deep=False),
+            *(e for part in inner for e in strange_entries(part, deep=True)),
+        )
+        if found:
+            raise CheckpointError(
+                "is not a plain file, and a run folder holds no links, pipes and devices",
+                where=str(found[0]),
+                fix="look at where it leads, then delete it or put the file itself there",
+            )
 
 
 def environment() -> dict[str, str | int]:

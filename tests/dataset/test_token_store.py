@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile_files import sign
 from privileges import no_privileges
 from store_builders import build_at_once, write_text
 from stores import BYTES, PAIRS, Cache, Pairs, assert_holds
@@ -173,9 +174,9 @@ class TestDamage:
             broken = bytearray(content)
             broken[chance.randrange(len(broken))] ^= 1 << chance.randrange(8)
             path.write_bytes(broken)
-            assert isinstance(token_store._open(folder, [Pairs(PAIRS[:4])], parts), str)
+            assert isinstance(token_store._open(folder, [Pairs(PAIRS[:4])], parts, BYTES), str)
             path.write_bytes(content)
-        assert isinstance(token_store._open(folder, [Pairs(PAIRS[:4])], parts), TokenStore)
+        assert isinstance(token_store._open(folder, [Pairs(PAIRS[:4])], parts, BYTES), TokenStore)
 
     @pytest.mark.parametrize("name", ["src_ids", "tgt_ids", "src_offsets", "tgt_offsets", "meta.json", files.MANIFEST])
     @pytest.mark.parametrize("how", ["flipped", "truncated", "empty", "missing", "a link"])
@@ -248,10 +249,31 @@ class TestDamage:
         [folder] = cache.stores
         meta = json.loads((folder / "meta.json").read_text())
         (folder / "meta.json").write_text(change if isinstance(change, str) else json.dumps(meta | change))
-        sums = {path.name: files.sha256(path) for path in folder.iterdir() if path.name != files.MANIFEST}
-        (folder / files.MANIFEST).write_text(json.dumps(sums))
+        sign(folder)
         assert_holds(cache.open(Pairs()), PAIRS)
         assert "is damaged" in cache.reports[0]
+
+    @pytest.mark.parametrize(
+        ("name", "place", "number", "message"),
+        [
+            ("src_offsets", 0, 1, "src_offsets do not rise from 0 to"),
+            ("src_offsets", 3, 2**40, "src_offsets do not rise from 0 to"),
+            ("tgt_offsets", -1, 5, "tgt_offsets do not rise from 0 to"),
+            ("tgt_offsets", 2, -1, "tgt_offsets do not rise from 0 to"),
+            ("src_ids", 7, 60_000, "src_ids go up to 60000, the tokenizer has"),
+        ],
+    )
+    def test_numbers_that_lead_nowhere_with_a_right_manifest_are_found(
+        self, cache: Cache, name: str, place: int, number: int, message: str
+    ) -> None:
+        cache.open(Pairs())
+        [folder] = cache.stores
+        numbers = np.fromfile(folder / name, token_store.OFFSETS if "offsets" in name else "<u2")
+        numbers[place] = number
+        numbers.tofile(folder / name)
+        sign(folder)
+        assert_holds(cache.open(Pairs()), PAIRS)
+        assert message in cache.reports[0]
 
     def test_a_failed_build_keeps_what_was_there(self, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
         cache.open(Pairs())

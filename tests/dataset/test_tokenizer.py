@@ -16,6 +16,7 @@ from tokenizers_of_others import END, LOOK_ALIKES, gpt2_like, pretrained, publis
 from pytorch_dl import files
 from pytorch_dl.config import Config
 from pytorch_dl.dataset import tokenizer_training
+from pytorch_dl.dataset.pretrained_tokenizer import take_over
 from pytorch_dl.dataset.tokenizer import Tokenizer, TokenizerPair, build_tokenizers
 from pytorch_dl.dataset.tokenizer_folder import META, Definition
 from pytorch_dl.dataset.tokenizer_training import SMALLEST_VOCABULARY, TRAINERS, evenly_sampled
@@ -274,7 +275,7 @@ def test_a_definition_that_fails_at_work_is_refused(saved: Path, change: object)
     edit(saved, "tokenizer.json", change)
     tokenizer = TokenizerPair.load(saved).src
     for work in (tokenizer.encode, tokenizer.spans, lambda text: tokenizer.encode_batch([text])):
-        with pytest.raises(CheckpointError, match="it cannot encode a text") as refused:
+        with pytest.raises(CheckpointError, match="it fails on this text") as refused:
             work("b")
         assert str(refused.value).startswith(f"{saved}: this tokenizer cannot be used: ")
 
@@ -441,14 +442,14 @@ class TestPretrained:
         stub = types.SimpleNamespace(AutoTokenizer=types.SimpleNamespace(from_pretrained=from_pretrained))
         monkeypatch.setitem(sys.modules, "transformers", stub)
         with pytest.raises(CheckpointError, match=r"'no/such' cannot be loaded: We couldn't connect. Fix:") as caught:
-            build_tokenizers([], name="no/such", vocab_size=1, shared=True)
+            take_over("no/such")
         assert "\n" not in str(caught.value)
 
     def test_a_slow_tokenizer_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         automatic = types.SimpleNamespace(from_pretrained=lambda *_, **__: object())
         monkeypatch.setitem(sys.modules, "transformers", types.SimpleNamespace(AutoTokenizer=automatic))
         with pytest.raises(CheckpointError, match="'slow' has only a slow tokenizer"):
-            build_tokenizers([], name="slow", vocab_size=1, shared=True)
+            take_over("slow")
 
     def test_code_in_a_folder_is_not_run(self, tmp_path: Path) -> None:
         pytest.importorskip("transformers")
@@ -470,7 +471,7 @@ class TestPretrained:
         with pytest.raises(ConfigError, match=r"data.tokenizer_name: the name is empty"):
             build_tokenizers([], name=" ", vocab_size=1, shared=True)
         with pytest.raises(CheckpointError, match=r"the folder tokenizer .* cannot be loaded"):
-            build_tokenizers([], name=str(tmp_path), vocab_size=1, shared=True)
+            take_over(str(tmp_path))
 
 
 def test_separate_tokenizers_cannot_serve_a_shared_vocabulary(tmp_path: Path) -> None:
