@@ -243,10 +243,10 @@ def bombs() -> Iterator[tuple[str, str]]:
 
 def test_b5_configurations_from_strangers(case, tmp_path):
     """Refused within a second and little memory, in a process of its own."""
-    every = list(bombs())
-    chosen = random.Random(5).sample(every, case.size(2, len(every)))
-    for text, what in chosen:
-        for name in ("c.yaml", "c.json"):
+    names = ("c.yaml", "c.json")[: case.size(1, 2)]
+    times, slowest, largest = 0, 0.0, 0
+    for text, what in bombs():
+        for name in names:
             (tmp_path / name).write_text(text)
             done = subprocess.run(
                 [sys.executable, "-c", MEASURED, "train", name],
@@ -260,8 +260,10 @@ def test_b5_configurations_from_strangers(case, tmp_path):
             assert done.stderr.count("\n") == 1
             code, seconds, kilobytes = done.stdout.split()
             assert code == "2"
-            assert float(seconds) < SECONDS
-            assert int(kilobytes) < MEGABYTES * 1000
+            times += 1
+            slowest, largest = max(slowest, float(seconds)), max(largest, int(kilobytes) // 1000)
+    assert slowest < SECONDS
+    assert largest < MEGABYTES
     assert not (tmp_path / "exploded").exists()
-    what = f"nothing: under {SECONDS:g} s and {MEGABYTES} MB each"
-    case.survived(2 * len(chosen), injected="alias bombs, depth, 100 MB, Python tags", lost=what)
+    lost = f"nothing: at most {slowest:.1f} s and {largest} MB"
+    case.survived(times, injected="alias bombs, depth, 100 MB, Python tags", lost=lost)

@@ -223,7 +223,17 @@ def test_c4_a_folder_that_is_read_only(tmp_path, monkeypatch):
     with no_privileges():
         assert_holds(cache.open(Pairs()), PAIRS)
         assert not cache.built
-        with pytest.raises(ResourceError, match="cache: cannot build a token store here: Permission denied") as error:
+        with pytest.raises(
+            ResourceError, match=r"^cache/.*: cannot write here: Permission denied\. Fix: choose"
+        ) as error:
             cache.open(Pairs(PAIRS[:3]))
+    assert error.value.exit_code == 6
+    empty = Cache(Path("empty"))
+    empty.folder.mkdir(mode=0o555)
+    with (
+        no_privileges(),
+        pytest.raises(ResourceError, match=r"^empty: cannot build a token store here: Permission denied") as error,
+    ):
+        empty.open(Pairs())
     assert error.value.exit_code == 6
     cache.folder.chmod(0o755)
