@@ -68,7 +68,7 @@ def text_states(config: Config) -> dict[Path, tuple[int, int]]:
 
 def _tokenizers(folder: RunFolder, config: Config, texts: Texts, say: Say) -> TokenizerPair:
     """Those of the folder, which must be whole once a model was trained with them."""
-    if damage(folder.tokenizer) is None or ckpt.checkpoints(folder.checkpoints):
+    if ckpt.checkpoints(folder.checkpoints) or damage(folder.tokenizer) is None:
         return TokenizerPair.load(folder.tokenizer)
     tokenizers = new_tokenizers(config, texts, say)
     tokenizers.save(folder.tokenizer)

@@ -30,7 +30,7 @@ def test_h1_a_whole_life_under_an_audit_hook(case, tmp_path):
     assert noted["events"]["open"] > 100
     assert noted["forbidden"] == []
     assert noted["foreign"] == []
-    assert [told.partition(" ")[0] for told in noted["trial"]] == ["pickle.find_class", "exec"]
+    assert [told.partition(" ")[0] for told in noted["trial"]] == ["pickle.find_class", "compile", "exec"]
     commands = lives * len(noted["codes"][0])
     case.survived(commands, injected="commands from training to export under an audit hook", lost="nothing executed")
 
@@ -82,7 +82,7 @@ def plant(place: Place, bomb: bytes, folder: Path) -> None:
     if place.unfinished:
         shutil.rmtree(folder / "done/model")
     above, _, name = place.files.rpartition("/")
-    for where in (path for path in folder.glob(above or ".") if path.is_dir()):
+    for where in [path for path in folder.glob(above) if path.is_dir()] if above else [folder]:
         (where / name).write_bytes(bomb)
         if (where / MANIFEST).exists() and name != MANIFEST:
             sign(where)
@@ -104,7 +104,7 @@ def test_h2_bombs_under_each_of_our_names(case, tiny_run, tmp_path, capsys, monk
             with pytest.raises(CheckpointError):
                 pytorch_dl.load("done")
         result = call(capsys, *place.command.split())
-        told = result.error_lines[0] if place.code else result.err
+        told = "".join(result.error_lines) if place.code else result.err
         assert (result.code, place.says in told) == (place.code, True), f"{place.files}, {kind}: {result}"
         assert "Traceback" not in result.err
         assert not mark.exists(), f"{place.files}, {kind}"

@@ -86,6 +86,8 @@ READ_WHOLE = (
     "tokenizer_meta.json",
 )
 
+HASHED = "checkpoints/*/state.json"  # whose sum is compared before its size, which takes a while
+
 
 @pytest.fixture
 def outside(tmp_path):
@@ -158,15 +160,16 @@ def lead_out_of_manifests(case, tiny_run, tmp_path, outside, capsys) -> int:
 def too_large(case, tiny_run, tmp_path, capsys) -> int:
     """Files of 10 GB, of which only the first bytes are on the disk, that would be read as a whole."""
     names = [name for name in FILES if name.rpartition("/")[2] in READ_WHOLE and not name.startswith("cache")]
-    for name in names[:: case.size(3, 1)]:
+    names = [name for name in names if name != HASHED or case.size(0, 1)]
+    for name in names:
         run = unfinished_run(tiny_run, tmp_path / "giants", keeps=name)
         for path in run.glob(name):
             giant(path, tmp_path)
-            if path.name != MANIFEST and (path.parent / MANIFEST).exists() and case.size(0, 1):
+            if name == HASHED:
                 sign(path.parent)
         before = forget_peak()
         result = call(capsys, *(("translate", run, "-t", "ab") if name.startswith("model/") else ("resume", run)))
         assert result.code == 4, f"{name}: {result.err}"
         assert peak_bytes() - before < 64 * MEGABYTE, name
         shutil.rmtree(run.parent)
-    return len(names[:: case.size(3, 1)])
+    return len(names)

@@ -104,7 +104,10 @@ DEFINITIONS = {
         "it fails on this text",
     ),
     "no charsmap": ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}}, "not a tokenizer definition"),
-    "no token for the unknown": ({"model": {"unk_token": "nowhere"}}, "it fails on this text"),
+    "no token for the unknown": (
+        {"model": {"type": "WordLevel", "unk_token": "nowhere"}},
+        "it fails on this text",
+    ),
     "growth": (
         {
             "normalizer": {
@@ -148,11 +151,11 @@ def test_h6_definitions_in_a_run(tiny_run, tmp_path, capsys, what):
     definition = json.loads(path.read_bytes())
     changes, says = DEFINITIONS[what]
     for name, value in changes.items():
-        definition[name] = {**definition[name], **value} if name == "model" else value
+        definition[name] = {"vocab": definition[name]["vocab"], **value} if name == "model" else value
     path.write_text(json.dumps(definition))
     sign(path.parent)
     with quickly(2, what):
-        result = call(capsys, "translate", run, "--text", "a" * 30 + "!")
+        result = call(capsys, "translate", run, "--text", "a" * 60 + "!")
     assert result.code == (4 if says else 0), result.err
     assert (says or "") in "".join(result.error_lines)
 
