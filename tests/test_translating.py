@@ -2,19 +2,14 @@
 
 import json
 import math
-import random
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
-from tiny_runs import WORDS, call, command, environment
+from tiny_runs import WORDS, call
 
 from pytorch_dl import translating
 from pytorch_dl.generation.hypothesis import Hypothesis
-from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.resumable import ResumableFile
-from pytorch_dl.translator import load
 
 LINES = [f"{a} {b}" for a in WORDS for b in WORDS]
 
@@ -74,26 +69,6 @@ def test_it_goes_on_from_each_chunk_to_the_same_bytes(tiny_run, source, tmp_path
     assert not list(tmp_path.glob("*.part*"))
 
 
-def test_it_goes_on_after_kills_to_the_same_bytes(tiny_run, tmp_path):
-    source, whole, out = tmp_path / "source.txt", tmp_path / "whole.txt", tmp_path / "out.txt"
-    source.write_text("".join(f"{line}\n" for line in LINES * 250))
-    words = command("translate", tiny_run, source, "--beam", 2, "--out")
-    subprocess.run([*words, whole], env=environment(), check=True)
-    kills, journal = 0, tmp_path / "out.txt.part.json"
-    for lines in (1, 5000):
-        resume = ["--resume"] if kills else []
-        with subprocess.Popen([*words, out, *resume], env=environment()) as process:
-            while process.poll() is None and not (
-                journal.exists() and json.loads(journal.read_text())["lines"] >= lines
-            ):
-                time.sleep(0.01)
-            kills += process.poll() is None
-            process.kill()
-    assert kills == 2, "it was done before it was killed"
-    subprocess.run([*words, out, "--resume"], env=environment(), check=True)
-    assert out.read_bytes() == whole.read_bytes()
-
-
 def test_each_line_of_json_has_its_own_wishes(tiny_run, tmp_path, capsys):
     plain = json.loads(call(capsys, "translate", tiny_run, "-t", "ab cd", "--json").out)["translations"][0]["text"]
     assert plain
@@ -128,6 +103,8 @@ def test_json_holds_tokens_with_their_log_probabilities(tiny_run, capsys):
         ('{"text": 3}', "text is 3, expected a text"),
         ('{"text": "ab", "ban": "cd"}', "ban is 'cd', expected a list of texts"),
         ('{"text": "ab", "require": [1]}', "require is [1], expected a list of texts"),
+        ('{"text": "a\\ud800"}', r"text is 'a\ud800', which holds half a character"),
+        ('{"text": "ab", "require": ["\\udc00"]}', r"require is ['\udc00'], which holds half a character"),
         ('{"text": "ab", "ban": [" "]}', "a banned text is blank"),
         ('{"text": "ab", "ban": ["cd"], "prefix": "cd e"}', "'cd e' is asked for and holds 'cd', which is banned"),
         ("[" * 100_000, "is not JSON"),
@@ -241,28 +218,3 @@ def test_required_words_are_refused_where_nothing_would_see_to_them(tiny_run, ca
     refused = call(capsys, "translate", tiny_run, "--text", "a b", "--require", "c", *options)
     assert (refused.code, refused.out) == (2, "")
     assert f"required words do not go with {kind}. Fix: leave out one" in refused.err
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("beam", [1, 4])
-def test_a_translation_depends_on_nothing_but_its_line(tiny_run, beam):
-    chosen = random.Random(1)
-    lines = [" ".join(chosen.choices(WORDS, k=chosen.randint(1, 9))) for _ in range(1000)]
-    translator, settings = load(tiny_run), SearchSettings(beam_size=beam)
-
-    def outputs(order: list[int], size: int) -> list[str]:
-        parts = [order[start : start + size] for start in range(0, len(order), size)]
-        found = {
-            number: best[0].text
-            for part in parts
-            for number, best in zip(part, translator.hypotheses([lines[n] for n in part], settings), strict=True)
-        }
-        return [found[number] for number in range(len(lines))]
-
-    order = list(range(len(lines)))
-    expected = outputs(order, 1)
-    assert len(set(expected)) > 1
-    for size in (3, 16, 64, 1000):
-        assert outputs(order, size) == expected, size
-    chosen.shuffle(order)
-    assert outputs(order, 64) == expected
