@@ -119,7 +119,10 @@ def changed_environment(path: Path) -> list[str]:
     except (OSError, ValueError, TypeError, RecursionError):
         return ["what it was begun with is not known"]
     now = environment()
-    return [f"{name} is {now[name]}, it was {before.get(name)}" for name in now if now[name] != before.get(name)]
+    changed = [f"{name} is {now[name]}, it was {before.get(name)}" for name in now if now[name] != before.get(name)]
+    if RunFolder(path).read_config().system.shard:
+        changed.append("system.shard is on: a model that was divided among processes is the same but for rounding")
+    return changed
 
 
 def _name_of(line: bytes) -> str:

@@ -34,6 +34,7 @@ from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.peers import ALONE, Peers, joined, was_restarted
 from pytorch_dl.training.progress import Progress, Sample
 from pytorch_dl.training.run_folder import RunFolder
+from pytorch_dl.training.sharding import gathered
 from pytorch_dl.training.train_state import TrainState
 from pytorch_dl.training.trainer import create_trainer
 from pytorch_dl.training.validation import Decode, Decoded
@@ -153,8 +154,10 @@ def train(folder: RunFolder, *, progress: Progress, peers: Peers = ALONE) -> Non
             remove_leftovers(folder.path)
         data = peers.in_turn(lambda: prepare(folder, config, progress.say))
         keep_freed_memory()  # not before: what preparation frees goes back to the system
-        model = build_model(config, data.tokenizers)
-        progress.say(f"model: {model.num_parameters():,} parameters on {next(model.parameters()).device}")
+        divided = config.system.shard and peers.size > 1
+        model = build_model(_on_host(config) if divided else config, data.tokenizers)
+        place = peers.device if divided else next(model.parameters()).device
+        progress.say(f"model: {model.num_parameters():,} parameters on {place}")
         val = data.val_dataloader()
         if val is None:
             progress.say("no validation text: the last weights are kept; --split N holds N pairs out to validate on")
@@ -172,12 +175,13 @@ def train(folder: RunFolder, *, progress: Progress, peers: Peers = ALONE) -> Non
         if trainer.resume():
             progress.say(f"resuming at step {trainer.state.step:,}")
         state = trainer.train()
+        weights = gathered(ckpt.model_weights(model))
         if not peers.is_first:
             return
         for path in _changed(begun_with, text_states(config)):
             progress.say(f"warning: {path} has changed meanwhile; the run was trained on what it held before")
         with new_folder(folder.model) as temporary:
-            save_file(ckpt.model_weights(model), temporary / ckpt.MODEL)
+            save_file(weights, temporary / ckpt.MODEL)
             origin = {"best_step": state.best_step, "last_step": state.step, "averaged": trainer.has_average}
             write_json(temporary / "origin.json", origin)
         progress.say(f"kept for use: {_kept(state, config.training, has_average=trainer.has_average)}")
@@ -185,6 +189,11 @@ def train(folder: RunFolder, *, progress: Progress, peers: Peers = ALONE) -> Non
 
 def _changed(before: dict[Path, tuple[int, int]], now: dict[Path, tuple[int, int]]) -> list[Path]:
     return [path for path, state in before.items() if now.get(path) != state]
+
+
+def _on_host(config: Config) -> Config:
+    """To make a model that no device has room for as a whole; its parts move to theirs."""
+    return config.model_copy(update={"system": config.system.model_copy(update={"device": "cpu"})})
 
 
 def _kept(state: TrainState, settings: TrainingConfig, *, has_average: bool) -> str:

@@ -180,6 +180,18 @@ def trainer(config: Config) -> Seen:
     return seen
 
 
+def processes(config: Config) -> Seen:
+    """What of a model two processes would divide."""
+    divided: list[str] = []
+    two = types.SimpleNamespace(rank=0, size=2, is_first=True, tell=lambda value: value)
+    made = OptimizedTransformer(src_vocab_size=12, tgt_vocab_size=12, **config.model.__dict__)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pytorch_dl.training.trainer.require_same_weights", lambda *_: None)
+        patched.setattr("pytorch_dl.training.trainer.divide", lambda model, *_: divided.append(type(model).__name__))
+        create_trainer(model=made, train_dataloader=[], config=config, peers=two)
+    return {"divided": divided}
+
+
 def trackers(config: Config) -> Seen:
     """What Weights & Biases would get."""
     projects: list[str] = []
@@ -302,6 +314,7 @@ CHANGES: dict[str, Change] = {
     "system.device": Change({**TEXTS, "system.device": "cpu"}, "cuda", or_error(training), "said"),
     "system.num_threads": Change({"system.num_threads": 1}, 2, trainer, "threads"),
     "system.compile": Change({}, False, trainer, "compiled"),
+    "system.shard": Change({"training.gradient_accumulation_steps": 2}, True, processes, "divided"),
     "logging.log_every": Change(TEXTS, 2, training, "metrics"),
     "logging.log_dir": Change(TEXTS, "logs", training, "files"),
     "logging.tensorboard": Change(TEXTS, True, training, "files"),

@@ -227,6 +227,8 @@ class SystemConfig(Section):
     """CPU threads: one for each core when left out."""
     compile: bool | Literal["auto"] = "auto"
     """Compile each layer with torch.compile: half a minute, then faster steps; auto: where that pays in the end."""
+    shard: bool = False
+    """Divide weights, gradients and optimizer state among the processes: for models that do not fit on one device."""
 
 
 class LoggingConfig(Section):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pytorch_dl.config.model_config import TrainingConfig
 from pytorch_dl.errors import ConfigError
 from pytorch_dl.training.peers import Peers
+from pytorch_dl.training.sharding import is_divided
 
 
 def require_a_batch_for_each(peers: Peers, settings: TrainingConfig) -> None:
@@ -32,9 +33,18 @@ def require_same(peers: Peers, model: nn.Module, loader: object, *, settings: Ma
         "torch": torch.__version__,
         "CPU threads": torch.get_num_threads(),
         "batches": len(loader) if hasattr(loader, "__len__") else None,
-        "weights": {name: _digest(weight) for name, weight in model.named_parameters()},
+        "weights": {} if is_divided(model) else _digests(model),
     }
     peers.refuse_difference(own, what="the processes of a training differ")
+
+
+def require_same_weights(peers: Peers, model: nn.Module) -> None:
+    """The same of weights alone, which cannot be compared once they are divided."""
+    peers.refuse_difference(_digests(model), what="the weights that processes begin with differ")
+
+
+def _digests(model: nn.Module) -> dict[str, int]:
+    return {name: _digest(weight) for name, weight in model.named_parameters()}
 
 
 def _digest(weight: Tensor) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pytorch_dl.errors import CheckpointError, ConfigError
 from pytorch_dl.files import damage, new_folder, read_json, remove_leftovers, strangeness, write_json
+from pytorch_dl.training.sharding import as_part, gathered, held, own_rows
 
 MODEL, OPTIMIZER, AVERAGE, STATE = "model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"
 _NUMBER = "#number"  # ends the name of optimizer state that is a plain number
@@ -39,13 +40,22 @@ def save_checkpoint(
     """Write everything that training goes on from, as folder/step-XXXXXXXX."""
     path = folder / name_of(step)
     with new_folder(path) as temporary:
-        save_file(model_weights(model), temporary / MODEL)
         kind = {"optimizer": type(optimizer).__name__}
-        save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER, metadata=kind)
-        if average is not None:
-            save_file({name: tensor.contiguous() for name, tensor in average.items()}, temporary / AVERAGE)
+        for name, tensors in contents(model, optimizer, average):
+            save_file(tensors, temporary / name, metadata=kind if name == OPTIMIZER else None)
+            del tensors  # before the next ones are made
         write_json(temporary / STATE, state)
     return path
+
+
+def contents(
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: Mapping[str, Tensor] | None
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The files of a checkpoint and their tensors; all processes must ask for those of a divided model."""
+    yield MODEL, gathered(model_weights(model))
+    yield OPTIMIZER, gathered(_optimizer_tensors(model, optimizer))
+    if average is not None:
+        yield AVERAGE, gathered({name: tensor.contiguous() for name, tensor in average.items()})
 
 
 def name_of(step: int) -> str:
@@ -188,7 +198,7 @@ def load_tensors(own: Mapping[str, Tensor], found: Mapping[str, Tensor], *, wher
     for name, tensor in found.items():
         _require_finite(name, tensor, where=where)
     for name, tensor in own.items():
-        tensor.copy_(found[name])
+        held(tensor).copy_(own_rows(tensor, found[name]))
 
 
 def _require_like(own: Mapping[str, Tensor], found: Mapping[str, Tensor], *, where: str) -> None:
@@ -215,12 +225,14 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Pat
         if (like := _expected_state(part, tensor, parameters[name])) is not None:
             _require_kind(key, tensor, like=like, where=where)
         _require_finite(key, tensor, where=where)
+        if tensor.shape == parameters[name].shape:
+            tensor = own_rows(parameters[name], tensor)
         number = part.endswith(_NUMBER) and not tensor.ndim
         states.setdefault(name, {})[part.removesuffix(_NUMBER)] = tensor.item() if number else tensor
     lacking = [f"{name}/{part}" for name in states for part in _NEEDED.get(kind, ()) if part not in states[name]]
     if lacking:
         raise CheckpointError(f"optimizer state {lacking[0]!r} is missing", where=where)
-    names = {parameter: name for name, parameter in parameters.items()}
+    names = {held(parameter): name for name, parameter in parameters.items()}
     order = [names.get(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     by_index = {index: states[name] for index, name in enumerate(order) if name in states}
     try:
@@ -267,10 +279,10 @@ def _distinct(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
-        for part, value in optimizer.state.get(parameter, {}).items():
+        for part, value in optimizer.state.get(held(parameter), {}).items():
             key = f"{name}/{part}"
             if isinstance(value, Tensor):
-                tensors[key] = value.contiguous()
+                tensors[key] = as_part(parameter, value.contiguous())
             elif isinstance(value, int | float):
                 exact = torch.float64 if isinstance(value, float) else torch.int64
                 tensors[key + _NUMBER] = torch.tensor(value, dtype=exact)

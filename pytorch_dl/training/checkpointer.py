@@ -1,14 +1,17 @@
 """The checkpoints of one training: when everything is saved, what is kept, and how it is found again."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from pytorch_dl.config.model_config import TrainingConfig
 from pytorch_dl.files import remove_leftovers
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.peers import ALONE, Peers
+from pytorch_dl.training.sharding import exchanging, is_divided
 from pytorch_dl.training.train_state import TrainState
 from pytorch_dl.training.update import WeightUpdate
 
@@ -33,9 +36,12 @@ class Checkpointer:
         if not self.folder:
             return
         started = time.monotonic()
-        self.update.check_weights(state.step)
-        if self.peers.is_first:
-            self._write(self.folder, state)
+        with exchanging(self.model, self.peers):
+            self.update.check_weights(state.step)
+            if self.peers.is_first:
+                self._write(self.folder, state)
+            elif is_divided(self.model):
+                self._help_to_write()
         self.saved_step = state.step
         state.seconds += time.monotonic() - started
 
@@ -61,7 +67,7 @@ class Checkpointer:
             state.step,
             model=self.model,
             optimizer=self.update.optimizer,
-            average=self.update.average.weights if self.update.average else None,
+            average=self._average,
             state=state.to_json(),
         )
         ckpt.rotate(
@@ -70,6 +76,15 @@ class Checkpointer:
             keep_validated=self.settings.average_checkpoints,
             protected=state.best_step,
         )
+
+    def _help_to_write(self) -> None:
+        """Give the first process what it has not."""
+        for _ in ckpt.contents(self.model, self.update.optimizer, self._average):
+            pass
+
+    @property
+    def _average(self) -> Mapping[str, Tensor] | None:
+        return self.update.average.weights if self.update.average else None
 
     def _newest(self, report: Callable[[str], None]) -> Path | None:
         """What the first process finds, for all."""

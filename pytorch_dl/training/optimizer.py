@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pytorch_dl.config.model_config import OptimizerConfig
+from pytorch_dl.training.sharding import held, held_parameters
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig, *, learning_rate: float) -> torch.optim.Optimizer:
@@ -34,8 +35,8 @@ class WeightAverage:
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards the model's weights; early on faster, so that the start is soon forgotten."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        average = [self.weights[name] for name, _ in model.named_parameters()]
-        torch._foreach_lerp_(average, list(model.parameters()), 1 - decay)
+        average = [held(self.weights[name]) for name, _ in model.named_parameters()]
+        torch._foreach_lerp_(average, held_parameters(model), 1 - decay)
 
     @contextmanager
     def in_use(self, model: nn.Module) -> Iterator[None]:
@@ -50,9 +51,10 @@ class WeightAverage:
     def swap(self, model: nn.Module) -> None:
         """Exchange the average and the model's weights; twice is nothing."""
         for name, parameter in model.named_parameters():
-            kept = parameter.detach().clone()
-            parameter.copy_(self.weights[name])
-            self.weights[name].copy_(kept)
+            own, average = held(parameter), held(self.weights[name])
+            kept = own.detach().clone()
+            own.copy_(average)
+            average.copy_(kept)
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:

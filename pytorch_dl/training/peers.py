@@ -52,7 +52,7 @@ class Peers:
     def add_up(self, numbers: Tensor) -> Tensor:
         """The sum over all processes."""
         if self.size > 1:
-            with self._together():
+            with self.together():
                 dist.all_reduce(numbers)
         return numbers
 
@@ -62,7 +62,7 @@ class Peers:
             return value
         text = json.dumps(value).encode() if self.is_first else b""
         length = torch.tensor([len(text)], device=self.device)
-        with self._together():
+        with self.together():
             dist.broadcast(length, 0)
             content = torch.zeros(int(length), dtype=torch.uint8, device=self.device)
             if self.is_first:
@@ -101,7 +101,7 @@ class Peers:
             )
 
     @contextmanager
-    def _together(self) -> Iterator[None]:
+    def together(self) -> Iterator[None]:
         """Tell of a peer that is gone, rather than of a connection."""
         try:
             yield
@@ -134,7 +134,7 @@ class GradientSum:
         size = self.peers.size
         own = self._flat()
         received = torch.empty_like(own)
-        with self.peers._together():
+        with self.peers.together():
             dist.all_to_all_single(received, own)
         for gradient in received.view(size, -1)[:slots]:
             self._part = gradient.clone() if self._part is None else self._part.add_(gradient)
@@ -143,7 +143,7 @@ class GradientSum:
         """Give each parameter the sum."""
         assert self._part is not None, "no batch was added"
         whole = self._part.new_empty(self.peers.size * self._part.numel())
-        with self.peers._together():
+        with self.peers.together():
             dist.all_gather(list(whole.chunk(self.peers.size)), self._part)
         sizes = [parameter.numel() for parameter in self.parameters]
         for parameter, flat in zip(self.parameters, torch.split(whole[: sum(sizes)], sizes), strict=True):

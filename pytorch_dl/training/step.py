@@ -3,8 +3,10 @@
 Shapes: N batches of the step, on all processes.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +15,10 @@ from torch import Tensor
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training.objective import batch_loss, dropout_keys, seed_generators
-from pytorch_dl.training.peers import GradientSum, Peers
+from pytorch_dl.training.peers import Peers
 from pytorch_dl.training.precision import Precision, autocast
 from pytorch_dl.training.recorded_passes import RecordedPasses
+from pytorch_dl.training.sharding import exchanging, gradient_sum, made_up_batch
 from pytorch_dl.training.train_state import Sums
 from pytorch_dl.training.update import StepNumbers, WeightUpdate
 
@@ -90,6 +93,10 @@ class Passes:
         self.update.backward(loss.smoothed / tokens)
         return torch.stack((loss.smoothed.detach(), loss.nll))
 
+    def for_others(self, *, step: int) -> None:
+        """The passes of a batch that counts nothing."""
+        self(made_up_batch(self.model), step=step, slot=0, tokens=torch.full((), math.inf, device=self.device))
+
 
 def begin_step(
     passes: Passes,
@@ -114,16 +121,18 @@ def begin_step(
         told = totals.new_zeros(0)
     else:
         told = peers.add_up(torch.tensor(own, dtype=torch.float64, device=passes.device))
-        gradients = GradientSum(peers, list(passes.model.parameters()))
-        for slots in _rounds(size, peers.size):
-            for slot in filter(peers.is_mine, slots):
-                totals[slot] = passes(batches[slot], step=step, slot=slot, tokens=told[1].float())
-            gradients.add_round(len(slots))
+        gradients = gradient_sum(passes.model, peers, idle=partial(passes.for_others, step=step))
+        with exchanging(passes.model, peers):
+            for slots in _rounds(size, peers.size):
+                for slot in filter(peers.is_mine, slots):
+                    totals[slot] = passes(batches[slot], step=step, slot=slot, tokens=told[1].float())
+                gradients.add_round(len(slots))
         gradients.spread()
         peers.add_up(totals)
     seed_generators(passes.seed, step, size)  # what a user's loader draws is then the same in all processes
     update = passes.update
-    numbers = update.apply(totals.sum(0), step=step, total_steps=total_steps)
+    with exchanging(passes.model, peers):
+        numbers = update.apply(totals.sum(0), step=step, total_steps=total_steps)
     on_host = torch.cat((numbers, told.to(numbers.device))).to("cpu", non_blocking=True)
     copied = torch.cuda.current_stream(passes.device).record_event() if numbers.is_cuda else None
     return Reading(update, step, batches, on_host, copied, own)

@@ -21,7 +21,7 @@ from pytorch_dl.errors import ConfigError, NonFiniteError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.accumulation import Group, groups, steps_per_epoch
-from pytorch_dl.training.agreement import require_a_batch_for_each, require_same
+from pytorch_dl.training.agreement import require_a_batch_for_each, require_same, require_same_weights
 from pytorch_dl.training.best_weights import use_average_if_better, use_best
 from pytorch_dl.training.checkpointer import Checkpointer
 from pytorch_dl.training.compilation import Compile, compile_layers, compiles
@@ -37,6 +37,7 @@ from pytorch_dl.training.progress import Progress, Sample, duration
 from pytorch_dl.training.recorded_passes import RecordedPasses, can_record
 from pytorch_dl.training.reporter import Reporter
 from pytorch_dl.training.schedule import learning_rate_factor
+from pytorch_dl.training.sharding import divide, is_divided
 from pytorch_dl.training.signals import StopNow, StopRequest
 from pytorch_dl.training.spikes import LossSpike, SpikeWatch
 from pytorch_dl.training.step import Passes, Reading, begin_step
@@ -55,7 +56,8 @@ class OptimizedTrainer:
 
     In several processes that torchrun started, each takes some of a step's batches: `gradient_accumulation_steps` tells
     how many there are, on all together. The result has the bits of one process's. `peers` are those of torch's process
-    group, where there is one.
+    group, where there is one. With `shard` they divide weights, gradients and optimizer state among them; the bits are
+    then not quite the same.
 
     `schedule` maps (step, total steps) to a factor of the optimizer's learning rate; None leaves it as it is. `decode`
     translates at each validation; trackers are told the `hyperparameters`. Without `checkpoint_dir` nothing is saved,
@@ -82,21 +84,26 @@ class OptimizedTrainer:
         progress: Progress | None = None,
         hyperparameters: Mapping[str, Any] | None = None,
         peers: Peers | None = None,
+        shard: bool = False,
     ) -> None:
         given = {"mixed_precision": mixed_precision, "gradient_accumulation_steps": gradient_accumulation_steps}
         given = {name: value for name, value in given.items() if value is not None}
         self.settings = TrainingConfig.model_validate({**(training or TrainingConfig()).model_dump(), **given})
         self.model, self.train_dataloader, self.val_dataloader = model, train_dataloader, val_dataloader
         self.seed, self.compile, self.decode = seed, compile, decode
-        self.device = next(model.parameters()).device
-        self.peers = peers or Peers.present(self.device)
+        self.peers = peers or Peers.present(next(model.parameters()).device)
         self._require_scores()
         require_a_batch_for_each(self.peers, self.settings)
+        optimizer = optimizer or make_optimizer(model, OptimizerConfig(), learning_rate=self.settings.learning_rate)
+        if shard and self.peers.size > 1:
+            require_same_weights(self.peers, model)
+            divide(model, optimizer, self.peers)
+        self.device = next(model.parameters()).device
         precision: Precision = self.peers.tell(choose_precision(self.settings.mixed_precision, self.device))
         self.state = TrainState(precision=precision)
         self.update = WeightUpdate(
             model,
-            optimizer or make_optimizer(model, OptimizerConfig(), learning_rate=self.settings.learning_rate),
+            optimizer,
             settings=self.settings,
             schedule=schedule,
             precision=self.state.precision,
@@ -328,6 +335,8 @@ class OptimizedTrainer:
         try:
             yield
         except NonFiniteError as error:
+            if is_divided(self.model):
+                raise  # who has fewer batches could not compute those of the others with them
             raise explained(
                 error, self._passes, batches, step=step, peers=self.peers, folder=self.checkpoint_dir
             ) from None
@@ -425,6 +434,12 @@ class OptimizedTrainer:
 
     def _compiles(self, batches: int) -> bool:
         """Whether the layers are compiled, which the first process decides."""
+        if is_divided(self.model):
+            self.reporter.say(
+                f"weights, gradients and optimizer state are divided among {self.peers.size} processes; layers are "
+                "then neither compiled nor recorded"
+            )
+            return False
         compiled: bool = self.peers.tell(self._decides_to_compile(batches) if self.peers.is_first else None)
         if compiled and not self.peers.is_first:
             compile_layers(self.model, self.train_dataloader, precision=self.state.precision, say=self.reporter.say)
@@ -485,4 +500,5 @@ def create_trainer(
         progress=progress,
         hyperparameters=config.model_dump(),
         peers=peers,
+        shard=config.system.shard,
     )

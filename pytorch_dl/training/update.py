@@ -14,6 +14,7 @@ from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.optimizer import WeightAverage, gradient_norm
 from pytorch_dl.training.precision import Precision
+from pytorch_dl.training.sharding import SharedScaler, held_parameters, is_divided, is_finite, whole_norm
 from pytorch_dl.training.train_state import TrainState
 
 MIN_LOSS_SCALE = 2.0**-10
@@ -89,7 +90,7 @@ class WeightUpdate:
         `totals` are the step's loss and nll; returns them and the gradient norm, (3,), where they are: for `check`.
         """
         self.scaler.unscale_(self.optimizer)
-        norm = gradient_norm(self.model.parameters())
+        norm = whole_norm(self.model, gradient_norm(held_parameters(self.model)))
         numbers = torch.cat((totals, norm.to(totals.dtype).unsqueeze(0)))
         overflow = False
         if self.reads_late:
@@ -132,7 +133,7 @@ class WeightUpdate:
     def check_weights(self, step: int) -> None:
         """Raise when an update has made a weight infinite: such weights are not worth saving."""
         for name, parameter in self.model.named_parameters():
-            if not torch.isfinite(parameter).all():
+            if not is_finite(parameter):
                 raise NonFiniteError(
                     f"the update of step {step} left numbers in {name} that are not finite",
                     fix="lower training.learning_rate and begin another run",
@@ -146,7 +147,7 @@ class WeightUpdate:
         """Let the optimizer step on gradients shortened to `max_grad_norm`; a fused one does it while it reads them."""
         if self.scaler.is_enabled() or not self.fused:
             if self.max_grad_norm:
-                torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.max_grad_norm, norm)
+                torch.nn.utils.clip_grads_with_norm_(held_parameters(self.model), self.max_grad_norm, norm)
             self.scaler.step(self.optimizer)
             return
         optimizer: Any = self.optimizer
@@ -169,6 +170,7 @@ def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:
 
 def _scaler(model: OptimizedTransformer, precision: Precision) -> torch.amp.GradScaler:
     device = next(model.parameters()).device
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    kind = SharedScaler if is_divided(model) else torch.amp.GradScaler
+    scaler = kind(device.type, enabled=precision == "fp16")
     scaler.scale(torch.zeros((), device=device))  # makes its scale, which a process without a batch needs as well
     return scaler

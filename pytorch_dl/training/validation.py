@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pytorch_dl.dataset.batching import IGNORED_LABEL
+from pytorch_dl.dataset.batching import IGNORED_LABEL, Batch
 from pytorch_dl.errors import ConfigError, NonFiniteError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training.loaders import batches_from, shared_batches
@@ -16,6 +16,7 @@ from pytorch_dl.training.objective import batch_hidden, batch_loss
 from pytorch_dl.training.peers import ALONE, Peers
 from pytorch_dl.training.precision import Precision, autocast
 from pytorch_dl.training.progress import Sample
+from pytorch_dl.training.sharding import close, exchanging, is_divided, made_up_batch, whole_copy
 
 CHUNK_ROWS = 1024  # of logits at once
 Poll = Callable[[], None]  # called now and then; what it raises ends the validation
@@ -60,7 +61,10 @@ def validate(
                 f"validation loss {loss} at step {step}",
                 fix="lower training.learning_rate, or set training.mixed_precision to false",
             )
-        decoded = decode(model, poll) if decode and peers.is_first else Decoded({}, [])
+        decoded = Decoded({}, [])
+        if decode:
+            with whole_copy(model) as whole:
+                decoded = decode(whole, poll) if peers.is_first else decoded
         scores: dict[str, float] = peers.tell(dict(decoded.scores))
     finally:
         model.train(training)
@@ -74,16 +78,20 @@ def validation_nll(
     """Negative log-likelihood in nats and target tokens, summed over the whole set; `model` must be in eval mode."""
     device = next(model.parameters()).device
     found: list[tuple[float, float]] = []  # nll and tokens of each batch, zeros for another process's
-    for batch in shared_batches(loader, 0, 0, model=model, peers=peers, slots=peers.size):
-        poll()
-        if batch is None:
-            found.append((0.0, 0.0))
-            continue
+
+    def nll(batch: Batch) -> float:
         with autocast(precision, device):
-            nll = batch_loss(model, batch.to(device)).nll.item()
-        found.append((nll, batch.num_tgt_tokens))
+            return batch_loss(model, batch.to(device)).nll.item()
+
+    with exchanging(model, peers):
+        for batch in shared_batches(loader, 0, 0, model=model, peers=peers, slots=peers.size):
+            poll()
+            found.append((0.0, 0.0) if batch is None else (nll(batch), batch.num_tgt_tokens))
+        if is_divided(model) and 0 < len(found) % peers.size <= peers.rank:  # there is no batch in the last round
+            nll(made_up_batch(model))
+        close(model)
     whole = peers.add_up(torch.tensor(found, dtype=torch.float64, device=device)).tolist()
-    return sum(nll for nll, _ in whole), int(sum(tokens for _, tokens in whole))
+    return sum(loss for loss, _ in whole), int(sum(tokens for _, tokens in whole))
 
 
 @torch.no_grad()
