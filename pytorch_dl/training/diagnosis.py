@@ -24,6 +24,7 @@ from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.loaders import refuse_misfit
 from pytorch_dl.training.peers import Peers
+from pytorch_dl.training.sharding import is_divided
 from pytorch_dl.training.step import Passes
 
 BATCH, FAILURE = "batch.safetensors", "failure.json"
@@ -99,7 +100,13 @@ def explained(
     peers: Peers,
     folder: Path | None,
 ) -> NonFiniteError:
-    """The error of a step with what is found in this process's batches, which is kept in `folder`."""
+    """The error of a step with what is found in this process's batches, which is kept in `folder`.
+
+    A divided model is not computed again: processes with other numbers of batches would wait for each other.
+    """
+    pairs = f"on pairs {_listed(_pairs(*(batch.pair_ids for batch in batches.values())))}"
+    if is_divided(passes.model):
+        return NonFiniteError(f"{error.what}: {pairs}", fix=error.fix)
     failure = diagnosed(passes, batches, step=step)
     finders = torch.zeros(peers.size, device=peers.device)
     finders[peers.rank] = failure is not None
@@ -112,7 +119,7 @@ def explained(
     elif ranks:
         where = f"in a batch of rank {ranks[0]}, which tells more"
     else:
-        where = f"on pairs {_listed(_pairs(*(batch.pair_ids for batch in batches.values())))}"
+        where = pairs
         fix = "computed again, the same batches give finite numbers: see whether the machine's memory is sound"
     return NonFiniteError(f"{error.what}: {where}", fix=fix)
 
