@@ -27,7 +27,7 @@ from pytorch_dl.training.sharding import gathered, held, held_parameters, whole_
 from pytorch_dl.training.trainer import OptimizedTrainer
 from pytorch_dl.training.validation import Decoded
 
-STEPS, TOO_HIGH = 4, 2.0**19
+STEPS, TOO_HIGH = 4, 2.0**24
 SETTINGS = {"ema_decay": 0.5, "max_grad_norm": 0.5, "gradient_accumulation_steps": 5, "label_smoothing": 0.1}
 Found = dict[str, Any]
 
