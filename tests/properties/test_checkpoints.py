@@ -52,7 +52,8 @@ class Tensors(nn.Module):
 
 
 def bits(tensor: Tensor) -> list[int]:
-    return tensor.detach().contiguous().flatten().view(torch.uint8).tolist() if tensor.numel() else []
+    packed = tensor.detach().clone(memory_format=torch.contiguous_format)  # a single number may have any stride
+    return packed.flatten().view(torch.uint8).tolist() if tensor.numel() else []
 
 
 def save(folder: Path, model: nn.Module) -> Path:
