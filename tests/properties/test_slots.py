@@ -24,14 +24,14 @@ def steps(
 ) -> tuple[list[Step], list[TrainState]]:
     """What so many processes together are given in the steps from a state on, and the state before each."""
     states = [replace(begun) for _ in range(processes)]
-    each = [
-        groups(loader, state, size=size, model=MODEL, peers=Peers(rank, processes)) for rank, state in enumerate(states)
-    ]
+    peers = [Peers(rank, processes) for rank in range(processes)]
+    each = [groups(loader, state, size=size, model=MODEL, peers=one) for one, state in zip(peers, states, strict=True)]
     found, before = [], []
     for _ in range(count):
         before.append(replace(states[0]))
         parts = [next(one) for one in each]
         assert len({(part.size, part.ends_epoch) for part in parts}) == 1, "one process waits for another for ever"
+        assert all(one.is_mine(slot) for one, part in zip(peers, parts, strict=True) for slot in part.batches)
         slots = {slot: batch for part in parts for slot, batch in part.batches.items()}
         assert sorted(slots) == list(range(parts[0].size)) and len(slots) == sum(len(part.batches) for part in parts)
         found.append([(slots[slot].pair_ids.tolist(), slots[slot].labels.tolist()) for slot in sorted(slots)])
