@@ -27,7 +27,7 @@ from pytorch_dl.training.sharding import gathered, held, held_parameters, whole_
 from pytorch_dl.training.trainer import OptimizedTrainer
 from pytorch_dl.training.validation import Decoded
 
-STEPS, TOO_HIGH = 4, 2.0**24
+STEPS, TOO_HIGH = 4, 2.0**30
 SETTINGS = {"ema_decay": 0.5, "max_grad_norm": 0.5, "gradient_accumulation_steps": 5, "label_smoothing": 0.1}
 Found = dict[str, Any]
 
@@ -79,7 +79,7 @@ def pair(
     return made[0], made[1]
 
 
-def compared(peers: Peers, *given: Any, scale: float | None = None, **changes: Any) -> Found:
+def compared(peers: Peers, *given: Any, scale: float | None = None, steps: int = STEPS, **changes: Any) -> Found:
     """Steps of five batches, which neither two nor three processes divide; what they tell, and the weights after."""
     divided, whole = trainers = pair(peers, *given, **changes)
     batches = list(tiny_loader(24).batches(0))[:5]
@@ -87,10 +87,10 @@ def compared(peers: Peers, *given: Any, scale: float | None = None, **changes: A
     for one in trainers if scale else ():
         one.update.scaler.update(scale)
     before = {name: weight.clone() for name, weight in ckpt.model_weights(whole.model).items()}
-    steps = [[vars(one.train_step(batches, total_steps=STEPS)) for one in trainers] for _ in range(STEPS)]
+    told = [[vars(one.train_step(batches, total_steps=steps)) for one in trainers] for _ in range(steps)]
     losses = [one.validate()[0]["val_loss"] for one in trainers]
     return {
-        "steps": steps,
+        "steps": told,
         "val_loss": losses,
         "scale": [one.update.scaler.get_scale() for one in trainers],
         "moved": distance(before, ckpt.model_weights(whole.model)),
@@ -109,7 +109,7 @@ def distance(some: dict[str, Tensor], others: dict[str, Tensor]) -> float:
 
 def scaled(peers: Peers) -> Found:
     """fp16, whose first steps overflow."""
-    return compared(peers, settings={"mixed_precision": "fp16"}, scale=TOO_HIGH)
+    return compared(peers, settings={"mixed_precision": "fp16"}, scale=TOO_HIGH, steps=16)
 
 
 def late(peers: Peers) -> Found:

@@ -193,7 +193,7 @@ class SharedScaler(torch.amp.GradScaler):
         """Also let all know whether any gradient overflowed."""
         super().unscale_(optimizer)
         for found in self._found_inf_per_device(optimizer).values() if self.is_enabled() else ():
-            dist.all_reduce(found)
+            dist.all_reduce(found, dist.ReduceOp.MAX)  # fused optimizers look for a 1
 
 
 class _AddedInPasses:
