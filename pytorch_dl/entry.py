@@ -20,7 +20,12 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors=stream.errors)  # type: ignore[union-attr]
     code = execute([word for word in sys.argv[1:] if word != "--debug"], debug="--debug" in sys.argv)
-    raise SystemExit(_flush(code))
+    _flush()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Threads that torch keeps for the other processes abort Python's own ending now and then: code -6, all done.
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)
 
 
 def execute(arguments: list[str], *, debug: bool = False) -> int:
@@ -53,10 +58,9 @@ def _refuse_other_encodings(arguments: list[str]) -> None:
             raise ConfigError(f"the argument {os.fsencode(word)!r} is not UTF-8", fix="give it in UTF-8") from None
 
 
-def _flush(code: int) -> int:
+def _flush() -> None:
     """Write out what is left to print; to a reader that has gone, nothing."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return code

@@ -169,6 +169,7 @@ def test_i3_a_model_that_cannot_be_used_is_refused(case, tiny_run, tmp_path, cap
     case.survived(times, injected="a number of the weights that is not finite", lost="nothing: refused with the tensor")
 
 
+@pytest.mark.slow
 def test_i4_a_kill_while_lines_are_written(case, tiny_run, tmp_path):
     """Kill -9 at any moment, also while the process starts: what is there is a beginning, and the end has all bytes."""
     source, whole, out = tmp_path / "source.txt", tmp_path / "whole.txt", tmp_path / "out.txt"

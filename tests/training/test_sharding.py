@@ -21,7 +21,7 @@ EXACT = 1e-6
 STEPS = ("training.max_steps=40", "training.eval_every=10")
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What tests/shards_at_work.py found, in each of the processes."""
     folder, count = tmp_path_factory.mktemp("found"), request.param
@@ -153,6 +153,7 @@ class TestRuns:
         assert any("system.shard is on" in reason for reason in changed_environment(run))
         assert load(run).translate(["ab cd"]) == load(straight).translate(["ab cd"])
 
+    @pytest.mark.slow
     def test_stopped_by_a_signal_and_on_in_one_process(self, config: Path, straight: Path, tmp_path: Path) -> None:
         """Its checkpoint is an ordinary one."""
         run = tmp_path / "run"
