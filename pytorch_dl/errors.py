@@ -52,3 +52,9 @@ class PeerLostError(UserError):
 
 class Interrupted(UserError):
     exit_code = 75
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was refused, of the host or a GPU; torch has several errors for it."""
+    told = str(error)
+    return isinstance(error, MemoryError) or "allocate memory" in told or "out of memory" in told or "bad_alloc" in told

@@ -4,7 +4,7 @@ from typing import Any
 
 import typer
 
-from pytorch_dl.errors import ConfigError, Interrupted, ResourceError, UserError
+from pytorch_dl.errors import ConfigError, Interrupted, ResourceError, UserError, is_out_of_memory
 from pytorch_dl.files import DISK_FULL
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # of click, which new releases of typer hold within them
@@ -20,7 +20,7 @@ def told(error: BaseException) -> tuple[str, int]:
         return line and f"{line}{'' if line.endswith('?') else '.'} Fix: see `{command} --help`.", ConfigError.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return "interrupted before anything had to be saved. Fix: run it again.", Interrupted.exit_code
-    if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
+    if is_out_of_memory(error):
         fix = "lower data.max_tokens_per_batch, or the size of the model"
         return f"out of memory. Fix: {fix}.", ResourceError.exit_code
     if isinstance(error, ImportError):
