@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from io import FileIO
 from pathlib import Path
 from queue import Full, Queue
 from threading import Thread
@@ -51,7 +52,7 @@ class TensorBoard:
         seconds, rest = divmod(time.time_ns(), 10**9)
         name = f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{os.getpid()}.{rest:09d}"
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = open(folder / name, "wb", buffering=0)  # until `close`
+        self._file = FileIO(folder / name, "w")
         self._event, self._writer = Event, RecordWriter(self._file)
         self._write(file_version="brain.Event:2")
         self._write(first_step, session_log=SessionLog(status=SessionLog.START))  # what lies behind it is out of date
@@ -71,7 +72,11 @@ class TensorBoard:
         self._writer.close()
 
     def _write(self, step: int = 0, **what: Any) -> None:
-        self._writer.write(self._event(wall_time=time.time(), step=step, **what).SerializeToString())
+        try:
+            self._writer.write(self._event(wall_time=time.time(), step=step, **what).SerializeToString())
+        except OSError:
+            self._file.close()
+            raise
 
 
 class WandB:

@@ -4,14 +4,14 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from functools import partialmethod
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
 import pytest
 from processes import end, start, together
 from resuming import make, placed, trained
-from small_trainings import outcome, resume, settings_file, train, wait_for_step
+from small_trainings import last_step, outcome, resume, settings_file, train, wait_for_step
 from test_no_dead_keys import CHANGES
 from tiny import tiny_model
 from tiny_runs import TINY, call, snapshot
@@ -227,7 +227,7 @@ def test_d8_begun_at_one_moment(case, memory):
     """One begins the run, the others are refused, and its configuration is that of the one."""
     for number in range(case.size(5, 50)):
         run, begin = RunFolder(memory / str(number)), time.monotonic() + 0.05
-        children = [forked(lambda seed=seed: created(run, seed, begin=begin)) for seed in range(4)]
+        children = [forked(partial(created, run, seed, begin=begin)) for seed in range(4)]
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child, _ in children]
         for _, ready in children:
             os.close(ready)
@@ -275,7 +275,8 @@ def test_d8_processes(tmp_path):
     assert f"{run}: the folder already holds a run" in third.err
     first.kill()
     end([first])
+    done = last_step(run)
     (again,) = start(1, resume(run))
-    wait_for_step(run, 20)
+    wait_for_step(run, done + 20)
     again.send_signal(signal.SIGTERM)
     assert end([again])[0].code == 75

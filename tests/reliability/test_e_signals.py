@@ -127,8 +127,8 @@ def test_e4_a_second_one_inside_a_save(which, case, memory):
 def test_e4_stopped_and_continued(case, tmp_path):
     """By SIGSTOP and SIGCONT, as at a terminal or by a scheduler: nothing is noticed."""
     config, rounds, rng = settings_file(tmp_path), case.size(5, 30), random.Random(4)
-    run, steps = tmp_path / "run", "training.max_steps=2000"
-    (process,) = start(1, train(config, run, steps))
+    run, steps = tmp_path / "run", ["training.max_steps=1000", "training.save_every=100", "training.eval_every=500"]
+    (process,) = start(1, train(config, run, *steps))
     wait_for_step(run, 1)
     for _ in range(rounds):
         process.send_signal(signal.SIGSTOP)
@@ -137,7 +137,7 @@ def test_e4_stopped_and_continued(case, tmp_path):
         time.sleep(rng.uniform(0.01, 0.2))
     assert process.poll() is None, "all came while it trained"
     assert end([process])[0].code == 0
-    (whole,) = together(1, train(config, tmp_path / "whole", steps))
+    (whole,) = together(1, train(config, tmp_path / "whole", *steps))
     assert whole.code == 0, whole.err
     assert outcome(run) == outcome(tmp_path / "whole")
 
