@@ -72,12 +72,12 @@ def train_command(
 
 
 @app.command()
-def resume(run_folder: o.Run) -> None:
+def resume(run_folder: o.Run, override: o.Override = False) -> None:
     """Go on with a run that was stopped or killed; it needs nothing but the folder."""
     from pytorch_dl.run import go_on
     from pytorch_dl.training.run_folder import RunFolder
 
-    go_on(RunFolder(run_folder))
+    go_on(RunFolder(run_folder), accept_changes=override)
 
 
 @app.command()

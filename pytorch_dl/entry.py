@@ -9,6 +9,7 @@ from pytorch_dl.cli import app
 from pytorch_dl.errors import ConfigError, Interrupted
 from pytorch_dl.failures import told
 from pytorch_dl.process import fix_kernels
+from pytorch_dl.training.progress import Stderr
 
 
 def main() -> None:
@@ -46,7 +47,7 @@ def execute(arguments: list[str], *, debug: bool = False) -> int:
         line, exit_code = told(error)
         if line:
             kind = "" if isinstance(error, Interrupted | KeyboardInterrupt) else "error: "
-            print(f"pytorch-dl: {kind}{' '.join(line.split())}", file=sys.stderr)
+            Stderr().write(f"pytorch-dl: {kind}{' '.join(line.split())}\n")
         return exit_code
 
 

@@ -63,5 +63,6 @@ class Interrupted(UserError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it was memory that lacked, of the machine or of a GPU: torch says so in words only."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in ("allocate memory", "out of memory"))
+    """Whether memory was refused, of the host or a GPU; torch has several errors for it."""
+    told = str(error)
+    return isinstance(error, MemoryError) or "allocate memory" in told or "out of memory" in told or "bad_alloc" in told

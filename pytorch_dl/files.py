@@ -51,7 +51,7 @@ def write_file(path: Path, content: bytes | str) -> None:
             return
         path = Path(os.path.realpath(path))
         temporary = path.with_name(f"{TEMPORARY}{path.name}.{os.getpid()}")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             with open(temporary, "wb") as file:
                 file.write(content)
@@ -76,7 +76,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f"{TEMPORARY}{path.name}.{os.getpid()}")
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
@@ -86,7 +86,7 @@ def new_folder(path: Path) -> Iterator[Path]:
                 if file.is_file():
                     file.chmod(rights)  # some libraries keep what they write to its owner
                     sums[file.relative_to(temporary).as_posix()] = sha256(file)
-                    _sync_file(file)
+                _sync(file)
             write_json(temporary / MANIFEST, sums)
             _replace_folder(temporary, path)
         finally:
@@ -177,12 +177,20 @@ def remove_leftovers(folder: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, such that a power cut does not take them away again."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_folder(folder.parent)
+
+
 def sync_folder(path: Path) -> None:
-    """Flush a folder's entries, so that a rename inside it survives a power cut."""
-    _sync_file(path)
+    """Flush a folder's entries, so that what was made or renamed inside it survives a power cut."""
+    _sync(path)
 
 
-def _sync_file(path: Path) -> None:
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -236,8 +244,9 @@ class RunLock:
     def __enter__(self) -> "RunLock":
         import fcntl
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "a+")  # held open for as long as the lock is
+        with disk_errors(self.path.parent):
+            make_folder(self.path.parent)
+            self._file = open(self.path, "a+")  # held open for as long as the lock is
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -21,6 +21,9 @@ Overrides = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="Run folder; runs/DATE-TIME when left out.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, the --out of a run.")]
+Override = Annotated[
+    bool, typer.Option("--override", help="Go on with settings that were changed in RUN/config.yaml after it began.")
+]
 Beam = Annotated[int, typer.Option(min=1, help="Beams; 1 is greedy search.")]
 
 File = Annotated[

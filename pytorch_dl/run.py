@@ -7,11 +7,11 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from safetensors.torch import save_file
 
+from pytorch_dl.changes import changed_settings, flat_settings, look_at_changes
 from pytorch_dl.config import Config
 from pytorch_dl.config.model_config import TrainingConfig
 from pytorch_dl.dataset.check import CheckReport, check
@@ -75,7 +75,7 @@ def refuse_errors(report: CheckReport) -> None:
 def start(config: Config, out: Path, *, beam_size: int | None) -> None:
     """Begin a run and do all of it: as `begin` and `finish`, in all processes that torchrun started."""
     with joined(choose_device(config.system.device)) as peers:
-        peers.refuse_difference(_flat(config.model_dump(mode="json")), what="the configuration")
+        peers.refuse_difference(flat_settings(config), what="the configuration")
         folder, progress = RunFolder(Path(peers.tell(str(out)))), _progress(peers)
         goes_on = was_restarted(peers) and folder.config.exists()
         if peers.is_first and not goes_on:
@@ -87,25 +87,17 @@ def start(config: Config, out: Path, *, beam_size: int | None) -> None:
         _evaluate_if_asked(folder, progress=progress)
 
 
-def go_on(folder: RunFolder) -> None:
+def go_on(folder: RunFolder, *, accept_changes: bool) -> None:
     """Do what is left of a begun run: as `finish`, in all processes that torchrun started."""
     with joined(choose_device(folder.read_config().system.device)) as peers, _resumable(folder):
         progress = _progress(peers)
-        train(folder, progress=progress, peers=peers)
+        train(folder, progress=progress, peers=peers, accept_changes=accept_changes)
     if peers.is_first:
         _evaluate_if_asked(folder, progress=progress)
 
 
 def _progress(peers: Peers) -> Progress:
     return Progress() if peers.is_first else Progress(Console(quiet=True))
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"model": {"d_model": 64}} -> {"model.d_model": 64}"""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
 
 
 def begin(config: Config, out: Path, *, progress: Progress, beam_size: int | None) -> RunFolder:
@@ -141,17 +133,23 @@ def _evaluate_if_asked(folder: RunFolder, *, progress: Progress) -> None:
     progress.say(f"translate with: pytorch-dl translate {folder.path}")
 
 
-def train(folder: RunFolder, *, progress: Progress, peers: Peers = ALONE) -> None:
-    """Train a begun run to its end, from wherever it is; a finished one is left as it is."""
+def train(folder: RunFolder, *, progress: Progress, peers: Peers = ALONE, accept_changes: bool = False) -> None:
+    """Train a begun run to its end, from wherever it is; a finished one is left as it is.
+
+    Where its configuration was changed after the first checkpoint, that must be accepted.
+    """
     config = folder.read_config()
     folder.read_beam_size()  # what is wrong with it shows now
     if peers.tell(folder.is_finished if peers.is_first else None):
         progress.say(f"{folder.path} is finished: nothing to do")
         return
+    changes = peers.tell(changed_settings(folder, config) if peers.is_first else None)
+    look_at_changes(folder, changes, accepted=accept_changes, say=progress.say)
     with RunLock(folder.path) if peers.is_first else contextlib.nullcontext():
         begun_with = text_states(config)
         if peers.is_first:
             remove_leftovers(folder.path)
+            folder.note_begun(config)
         data = peers.in_turn(lambda: prepare(folder, config, progress.say))
         keep_freed_memory()  # not before: what preparation frees goes back to the system
         divided = config.system.shard and peers.size > 1
@@ -172,6 +170,7 @@ def train(folder: RunFolder, *, progress: Progress, peers: Peers = ALONE) -> Non
             progress=progress,
             peers=peers,
         )
+        trainer.checkpoints.warn_if_scarce(progress.say)
         if trainer.resume():
             progress.say(f"resuming at step {trainer.state.step:,}")
         state = trainer.train()

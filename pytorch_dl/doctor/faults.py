@@ -1,35 +1,44 @@
 """Faults of the file system, injected at each call in turn: the process is killed there, or the call fails."""
 
 import builtins
+import io
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
-CALLS = ("open", "fsync", "replace", "rename", "mkdir", "unlink", "rmdir")
+CALLS = ("open", "fsync", "replace", "rename", "mkdir", "unlink", "rmdir", "truncate")
 KILLED = 9
 Action = Callable[[], object]
 
 
+class Call(NamedTuple):
+    """A call that opens, syncs, cuts, moves or removes something: which one it is, from 1 on, and what it is given."""
+
+    number: int
+    name: str
+    arguments: tuple[Any, ...]
+
+
 @contextmanager
-def counted(on_call: Callable[[int], None]) -> Iterator[None]:
-    """Run `on_call` with the number 1, 2, ... before each call that opens, syncs, moves or removes something."""
+def announced(before: Callable[[Call], None]) -> Iterator[None]:
+    """Run `before` ahead of each such call."""
     number = 0
 
-    def announced(function: Callable[..., Any]) -> Callable[..., Any]:
+    def announcing(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
             nonlocal number
             number += 1
-            on_call(number)
+            before(Call(number, name, args))
             return function(*args, **options)
 
         return call
 
-    places = [*((os, name) for name in CALLS), (builtins, "open")]
+    places = [*((os, name) for name in CALLS), (builtins, "open"), (io, "open")]
     originals = [getattr(module, name) for module, name in places]
     for (module, name), original in zip(places, originals, strict=True):
-        setattr(module, name, announced(original))
+        setattr(module, name, announcing(name, original))
     try:
         yield
     finally:
@@ -38,10 +47,10 @@ def counted(on_call: Callable[[int], None]) -> Iterator[None]:
 
 
 def number_of_calls(action: Action) -> int:
-    numbers = [0]
-    with counted(numbers.append):
+    calls: list[Call] = []
+    with announced(calls.append):
         action()
-    return numbers[-1]
+    return len(calls)
 
 
 def killed_at(number: int, action: Action) -> bool:
@@ -52,7 +61,7 @@ def killed_at(number: int, action: Action) -> bool:
     if child == 0:
         code = 1
         try:
-            with counted(lambda n: os._exit(KILLED) if n == number else None):
+            with announced(lambda call: os._exit(KILLED) if call.number == number else None):
                 action()
             code = 0
         finally:
@@ -66,9 +75,9 @@ def killed_at(number: int, action: Action) -> bool:
 def failing_at(number: int, error: int, *, and_after: bool = False) -> Iterator[None]:
     """Let the call of this number, and perhaps all later ones, fail with a system error."""
 
-    def fail(n: int) -> None:
-        if n == number or (and_after and n > number):
+    def fail(call: Call) -> None:
+        if call.number == number or (and_after and call.number > number):
             raise OSError(error, os.strerror(error))
 
-    with counted(fail):
+    with announced(fail):
         yield

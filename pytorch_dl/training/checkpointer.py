@@ -1,5 +1,6 @@
 """The checkpoints of one training: when everything is saved, what is kept, and how it is found again."""
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +31,21 @@ class Checkpointer:
         self.folder, self.model, self.update, self.settings = folder, model, update, settings
         self.peers = peers
         self.saved_step = 0
+
+    def warn_if_scarce(self, report: Callable[[str], None]) -> None:
+        """Say so where the disk has no room for those to be kept: the newest, the best, and one in writing."""
+        if not self.folder:
+            return
+        weights = sum(tensor.nbytes for tensor in ckpt.model_weights(self.model).values())
+        size = weights * (3 + bool(self.update.average))  # the optimizer keeps up to two numbers of each weight
+        missing = self.settings.keep_checkpoints + 2 - len(ckpt.checkpoints(self.folder))
+        there = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
+        free = shutil.disk_usage(there).free
+        if missing * size > free:
+            report(
+                f"warning: {self.folder} is to hold {missing} more checkpoints of up to {_megabytes(size)}, but its "
+                f"disk has only {_megabytes(free)} left"
+            )
 
     def save(self, state: TrainState) -> None:
         """Write a checkpoint of this step, and delete those that are no longer needed: the first process does."""
@@ -96,3 +112,7 @@ class Checkpointer:
             name = path.name if path else None
         name = self.peers.tell(name)
         return self.folder / name if name else None
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

@@ -10,18 +10,24 @@ import json
 import os
 import resource
 import secrets
+import socket
 import sys
+import time
 import warnings
 from collections.abc import Callable, Mapping
+from io import FileIO
 from pathlib import Path
+from queue import Full, Queue
+from threading import Thread
 from typing import Any, Protocol
 
 import torch
 
 from pytorch_dl.config.model_config import LoggingConfig
-from pytorch_dl.files import write_file
+from pytorch_dl.files import disk_errors, make_folder, sync_folder, write_file
 
 METRICS, TIMING, WANDB_ID = "metrics.jsonl", "timing.jsonl", "wandb_id"
+CALLS_WAITING, CLOSING_SECONDS = 1000, 10.0  # for a tracker, until it is given up
 Record = Mapping[str, Any]
 
 
@@ -33,26 +39,44 @@ class Tracker(Protocol):
     def close(self) -> None: ...
 
 
+Call = Callable[[Tracker], None]
+
+
 class TensorBoard:
     """TensorBoard event files."""
 
     def __init__(self, folder: Path, *, first_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=first_step)
+        seconds, rest = divmod(time.time_ns(), 10**9)
+        name = f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{os.getpid()}.{rest:09d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = FileIO(folder / name, "w")
+        self._event, self._writer = Event, RecordWriter(self._file)
+        self._write(file_version="brain.Event:2")
+        self._write(first_step, session_log=SessionLog(status=SessionLog.START))  # what lies behind it is out of date
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add one point to each curve."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        self._write(step, summary={"value": [{"tag": name, "simple_value": value} for name, value in values.items()]})
 
     def text(self, step: int, name: str, text: str) -> None:
         """Add a text sample."""
-        self._writer.add_text(name, text, step)
+        plugin = {"plugin_data": {"plugin_name": "text"}}
+        tensor = {"dtype": "DT_STRING", "string_val": [text.encode()], "tensor_shape": {"dim": [{"size": 1}]}}
+        self._write(step, summary={"value": [{"tag": f"{name}/text_summary", "metadata": plugin, "tensor": tensor}]})
 
     def close(self) -> None:
-        """Write out what is buffered."""
+        """Close the file."""
         self._writer.close()
+
+    def _write(self, step: int = 0, **what: Any) -> None:
+        try:
+            self._writer.write(self._event(wall_time=time.time(), step=step, **what).SerializeToString())
+        except OSError:
+            self._file.close()
+            raise
 
 
 class WandB:
@@ -119,15 +143,57 @@ def set_record_aside(folder: Path) -> Path | None:
     return folder / f"metrics.{number}.jsonl"
 
 
+class TrackerThread:
+    """Calls a tracker from a thread of its own: one that is slow, or hangs, holds nobody up."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.name = type(tracker).__name__
+        self._calls: Queue[Call | None] = Queue(CALLS_WAITING)
+        self._error: Exception | None = None
+        self._thread = Thread(target=self._work, args=(tracker,), name=f"tracker {self.name}", daemon=True)
+        self._thread.start()
+
+    def call(self, call: Call | None) -> None:
+        """Let the tracker be called, in turn, or with None let the thread end.
+
+        Raises what an earlier call raised, and TimeoutError where none is answered any more.
+        """
+        if self._error:
+            raise self._error
+        try:
+            self._calls.put_nowait(call)
+        except Full:
+            raise TimeoutError(f"it has not answered the last {CALLS_WAITING:,} calls") from None
+
+    def close(self) -> None:
+        """Wait until all calls are answered, but not for long."""
+        self.call(lambda tracker: tracker.close())
+        self.call(None)
+        self._thread.join(CLOSING_SECONDS)
+        if self._thread.is_alive():
+            raise TimeoutError(f"it has not answered for {CLOSING_SECONDS:g} seconds")
+        if self._error:
+            raise self._error
+
+    def _work(self, tracker: Tracker) -> None:
+        try:
+            while call := self._calls.get():
+                call(tracker)
+        except Exception as error:
+            self._error = error
+
+
 class MetricsLog:
     """Writes each record to its file at once, and passes numbers on to the trackers."""
 
     def __init__(self, folder: Path, trackers: list[Tracker], *, position: int) -> None:
-        self.trackers = trackers
+        self.trackers = [TrackerThread(tracker) for tracker in trackers]
         self._metrics, self._timing = folder / METRICS, folder / TIMING
-        folder.mkdir(parents=True, exist_ok=True)
-        self._metrics.touch()
-        os.truncate(self._metrics, min(position, self.position))  # never longer: that would fill it with zeros
+        with disk_errors(self._metrics):
+            make_folder(folder)
+            self._metrics.touch()
+            sync_folder(folder)
+            os.truncate(self._metrics, min(position, self.position))  # never longer: that would fill it with zeros
 
     @property
     def position(self) -> int:
@@ -146,29 +212,29 @@ class MetricsLog:
 
     def text(self, step: int, name: str, text: str) -> None:
         """Pass a text sample to the trackers."""
-        self._best_effort(lambda tracker: tracker.text(step, name, text))
+        self._best_effort(lambda thread: thread.call(lambda tracker: tracker.text(step, name, text)))
 
     def sync(self) -> None:
         """Flush the record to the disk, so that it is no older than the checkpoint that follows."""
-        with open(self._metrics, "rb") as file:
+        with disk_errors(self._metrics), open(self._metrics, "rb") as file:
             os.fsync(file.fileno())
 
     def close(self) -> None:
         """Close the trackers."""
-        self._best_effort(lambda tracker: tracker.close())
+        self._best_effort(TrackerThread.close)
 
     def _track(self, step: int, kind: str, values: Record) -> None:
         numbers = {f"{kind}/{name}": float(v) for name, v in values.items() if isinstance(v, int | float)}
-        self._best_effort(lambda tracker: tracker.log(step, numbers))
+        self._best_effort(lambda thread: thread.call(lambda tracker: tracker.log(step, numbers)))
 
-    def _best_effort(self, action: Callable[[Tracker], None]) -> None:
+    def _best_effort(self, action: Callable[[TrackerThread], None]) -> None:
         """A tracker that fails is dropped with one warning."""
-        for tracker in list(self.trackers):
+        for thread in list(self.trackers):
             try:
-                action(tracker)
+                action(thread)
             except Exception as error:
-                self.trackers.remove(tracker)
-                warnings.warn(f"{type(tracker).__name__} failed and is switched off: {error}", stacklevel=2)
+                self.trackers.remove(thread)
+                warnings.warn(f"{thread.name} failed and is switched off: {error}", stacklevel=2)
 
 
 def memory_mb() -> dict[str, float]:
@@ -181,5 +247,5 @@ def memory_mb() -> dict[str, float]:
 
 
 def _append(path: Path, record: Record) -> None:
-    with open(path, "a", encoding="utf-8") as file:
+    with disk_errors(path), open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")

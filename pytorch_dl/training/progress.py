@@ -1,8 +1,11 @@
 """What a person sees while training: one live line at a terminal, a line now and then elsewhere."""
 
+import io
+import os
+import sys
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import IO, NamedTuple, cast
 
 from rich.console import Console
 from rich.live import Live
@@ -19,11 +22,44 @@ class Sample(NamedTuple):
     translation: str
 
 
+class Stderr(io.TextIOBase):
+    """Standard error; nothing, once its reader has gone or its disk is full: work goes on without being watched."""
+
+    def write(self, text: str) -> int:
+        """Write at once."""
+        try:
+            _real_stderr().write(text)
+            _real_stderr().flush()
+        except OSError:
+            _leave_stderr()
+        return len(text)
+
+    def isatty(self) -> bool:
+        """Whether somebody looks on."""
+        return _real_stderr().isatty()
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+        return _real_stderr().fileno()
+
+
+def _real_stderr() -> IO[str]:
+    """Not what a live line puts in its place."""
+    return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+
+
+def _leave_stderr() -> None:
+    """Let what waits to be written there, and all that follows, go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, _real_stderr().fileno())
+    os.close(nowhere)
+
+
 class Progress:
     """Writes to stderr, so that stdout stays free for results."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = console or Console(file=cast(IO[str], Stderr()), highlight=False, soft_wrap=True)
         self._live: Live | None = None
         self._last_line = time.monotonic()
 

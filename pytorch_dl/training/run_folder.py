@@ -1,7 +1,8 @@
 """The run folder: everything that a run leaves, and all that is needed to resume, translate or evaluate.
 
 config.yaml        the resolved configuration         environment.json  versions and machine
-tokenizer/         of both sides                       data.json         fingerprints of the texts
+begun.yaml         as it was when training began       data.json         fingerprints of the texts
+tokenizer/         of both sides
 checkpoints/       the newest ones and the best        cache/            prepared token stores
 metrics.jsonl      the record; timing.jsonl, tensorboard/ beside it
 model/             the weights for use, written at the end of training
@@ -19,7 +20,7 @@ import torch
 
 from pytorch_dl.config import Config, load_config, to_yaml
 from pytorch_dl.errors import CheckpointError, ConfigError
-from pytorch_dl.files import MANIFEST, damage, read_json, strange_entries, write_file, write_json
+from pytorch_dl.files import MANIFEST, RunLock, damage, read_json, strange_entries, write_file, write_json
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class RunFolder:
     def config(self) -> Path:
         """The resolved configuration."""
         return self.path / "config.yaml"
+
+    @property
+    def begun(self) -> Path:
+        """The configuration as it was when training began, or went on with an accepted change."""
+        return self.path / "begun.yaml"
 
     @property
     def tokenizer(self) -> Path:
@@ -90,11 +96,22 @@ class RunFolder:
 
     def create(self, config: Config, *, beam_size: int | None) -> None:
         """Begin a run in a folder that holds none, to be evaluated with `beam_size` at its end, or not at all."""
-        self.refuse_another()
-        write_json(self.path / "environment.json", environment())
-        if beam_size:
-            write_json(self.evaluation, {"beam_size": beam_size})
-        write_file(self.config, to_yaml(config))
+        with RunLock(self.path):  # of two that begin at one moment, the other is told so
+            self.refuse_another()
+            write_json(self.path / "environment.json", environment())
+            if beam_size:
+                write_json(self.evaluation, {"beam_size": beam_size})
+            write_file(self.config, to_yaml(config))
+
+    def note_begun(self, config: Config) -> None:
+        """Remember with what configuration training goes on."""
+        text = to_yaml(config)
+        if not self.begun.exists() or self.begun.read_text("utf-8") != text:
+            write_file(self.begun, text)
+
+    def read_begun(self) -> Config | None:
+        """The configuration that training has gone on with so far; None where that was not remembered."""
+        return _read(self.begun) if self.begun.exists() else None
 
     def read_beam_size(self) -> int | None:
         """Beams of the evaluation at the end of the run; None: there is none."""
@@ -123,10 +140,7 @@ class RunFolder:
             raise CheckpointError(
                 "is not a run folder: it has no config.yaml", where=str(self.path), fix="give the --out of a run"
             )
-        try:
-            return load_config(self.config)
-        except ConfigError as error:
-            raise CheckpointError(error.what, where=error.where, fix="restore config.yaml of the run") from None
+        return _read(self.config)
 
     def _refuse_strange(self) -> None:
         """Raise where a link, pipe or device lies in the folder: it would have us read or write something elsewhere."""
@@ -141,6 +155,13 @@ class RunFolder:
                 where=str(found[0]),
                 fix="look at where it leads, then delete it or put the file itself there",
             )
+
+
+def _read(path: Path) -> Config:
+    try:
+        return load_config(path)
+    except ConfigError as error:
+        raise CheckpointError(error.what, where=error.where, fix=f"restore {path.name} of the run") from None
 
 
 def environment() -> dict[str, str | int]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from pytorch_dl.training.memory import names_its_batch
 from pytorch_dl.training.objective import batch_loss, dropout_keys, seed_generators
 from pytorch_dl.training.peers import Peers
 from pytorch_dl.training.precision import Precision, autocast
@@ -79,6 +80,7 @@ class Passes:
         self.recorded: RecordedPasses | None = None
         self.device = next(model.parameters()).device
 
+    @names_its_batch
     def __call__(self, batch: Batch, *, step: int, slot: int, tokens: int | Tensor) -> Tensor:
         """One batch, its loss divided by all target tokens of the step; returns loss and nll, (2,)."""
         on_device = batch.to(self.device)

@@ -17,6 +17,7 @@ import torch
 
 from pytorch_dl.config.model_config import Config, LoggingConfig, OptimizerConfig, TrainingConfig
 from pytorch_dl.dataset.batching import Batch
+from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.errors import ConfigError, NonFiniteError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
@@ -28,7 +29,6 @@ from pytorch_dl.training.compilation import Compile, compile_layers, compiles
 from pytorch_dl.training.diagnosis import Failure, diagnosed, explained
 from pytorch_dl.training.ending import end_reason, seconds_left
 from pytorch_dl.training.loaders import is_exact
-from pytorch_dl.training.memory import telling_of_memory, try_largest
 from pytorch_dl.training.objective import check_vocabulary
 from pytorch_dl.training.optimizer import make_optimizer
 from pytorch_dl.training.peers import Peers
@@ -186,10 +186,7 @@ class OptimizedTrainer:
         """The same, without waiting for the device; a group holds this process's batches only."""
         group = batches if isinstance(batches, Group) else Group.share_of(batches, self.peers)
         self.state.step += 1
-        with (
-            telling_of_memory(group.batches.values(), step=self.state.step, device=self.device),
-            self._explaining(group.batches, self.state.step),
-        ):
+        with self._explaining(group.batches, self.state.step):
             return begin_step(
                 self._passes,
                 group.batches,
@@ -279,9 +276,16 @@ class OptimizedTrainer:
             self.record_passes()
 
     def _try_largest(self) -> None:
-        """Let memory that does not suffice for the epoch's largest batches lack now, not after hours."""
-        state = self.state
-        try_largest(self._passes, self.train_dataloader, epoch=state.epoch, start=state.batch, step=state.step)
+        """Let memory that does not suffice for the epoch's largest batches lack now, not after hours.
+
+        Once a step was done, that is: the optimizer has its own memory then.
+        """
+        loader, state = self.train_dataloader, self.state
+        if not isinstance(loader, BatchLoader) or loader.has_one_shape:
+            return
+        for batch in loader.largest(state.epoch, state.batch):
+            self._passes(batch, step=state.step, slot=0, tokens=batch.num_tgt_tokens)
+            self.model.zero_grad(set_to_none=True)
 
     def _go_back(self, spike: LossSpike, group: Group) -> None:
         """Return to the last checkpoint, and leave out the batches since: those up to the group's end."""

@@ -6,6 +6,8 @@ full size, and each writes what it injected, how often, and what was lost, into 
 
 import json
 import os
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,11 @@ class Case:
         """How often to inject: on every change, or in a night."""
         return full if self._record else quick
 
+    def some(self, injections: Sequence[Any], quick: int) -> list[Any]:
+        """All of them in a night, else so many, evenly spread."""
+        size = min(self.size(quick, len(injections)), len(injections))
+        return [injections[number * len(injections) // size] for number in range(size)]
+
     def survived(self, times: int, *, injected: str, lost: str) -> None:
         """Write down that so many injections were survived."""
         if not self._record:
@@ -40,6 +47,14 @@ def case(request: pytest.FixtureRequest) -> Case:
     """The case that the test is."""
     record = os.environ.get(RECORD)
     return Case(request.function.__name__.split("_")[1].upper(), Path(record) if record else None)
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder in memory where there is such a place: a sync of a disk takes longer than a tiny step."""
+    place = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=place if place.is_dir() else None) as folder:
+        yield Path(folder)
 
 
 def _versions() -> dict[str, Any]:

@@ -42,8 +42,8 @@ class TestOutOfMemory:
             trainer.train()
         rows, src = most.src.shape
         assert (
-            f"out of memory at step 1, on a batch of {rows} rows, {src} source and {most.tgt_in.size(1)} target "
-            f"positions wide, {most.num_src_tokens + most.num_tgt_tokens} tokens; "
+            f"out of memory at step 1 on its batch 1: {rows} rows of {src} source and {most.tgt_in.size(1)} target "
+            f"positions, {most.num_src_tokens + most.num_tgt_tokens} tokens in all; "
         ) in str(caught.value)
         assert "MB were in use at most. Fix: lower data.max_tokens_per_batch" in str(caught.value)
         assert caught.value.exit_code == 6
@@ -74,7 +74,7 @@ class TestOutOfMemory:
 def test_what_is_tried_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     tried, plain = tiny_trainer(train_dataloader=tiny_loader(60)), tiny_trainer(train_dataloader=tiny_loader(60))
     tried.train()
-    monkeypatch.setattr("pytorch_dl.training.trainer.try_largest", lambda *_, **__: None)
+    monkeypatch.setattr(OptimizedTrainer, "_try_largest", lambda _: None)
     plain.train()
     pairs = zip(tried.model.parameters(), plain.model.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)

@@ -74,7 +74,7 @@ class TestRecord:
         synced = []
         monkeypatch.setattr("os.fsync", lambda d: synced.append(Path(f"/proc/self/fd/{d}").resolve().name))
         MetricsLog(tmp_path, [], position=0).sync()
-        assert synced == [METRICS]
+        assert synced == [tmp_path.name, METRICS]
 
 
 class TestTrackers:

@@ -1,18 +1,16 @@
 """Resumed training equals training in one go, bit by bit: from every step, several times over, however interrupted."""
 
-import functools
 import hashlib
 import os
 import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from tiny import tiny_loader, tiny_model, tiny_trainer
+from resuming import EPOCH, Crash, crashing, make, placed, resumed, signalled, straight, trained
+from tiny import tiny_model, tiny_trainer
 
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.doctor.faults import killed_at, number_of_calls
@@ -21,81 +19,6 @@ from pytorch_dl.files import MANIFEST, damage, write_json
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.metrics import METRICS
 from pytorch_dl.training.trainer import OptimizedTrainer
-
-EPOCH = 4  # batches, where they are padded; 3 or 4 where they are packed
-
-
-class Crash(Exception):
-    """Stands for a process that is killed between two steps."""
-
-
-def make(folder: Path, *, packed: bool = False, workers: int = 0, **settings: Any) -> OptimizedTrainer:
-    given = {"num_epochs": 3, "label_smoothing": 0.1, **settings}
-    return tiny_trainer(
-        folder,
-        settings=given,
-        train_dataloader=tiny_loader(9 if packed else 8, packed=packed, workers=workers, max_tokens=20),
-        val_dataloader=tiny_loader(4, seed=2, batch_size=2),
-        schedule=lambda step, total: step / total,
-    )
-
-
-def result(trainer: OptimizedTrainer) -> dict[str, str]:
-    """Checksums of what training leaves: the last checkpoint without its times, the record, the weights for use."""
-    assert trainer.checkpoint_dir is not None
-    last = ckpt.checkpoints(trainer.checkpoint_dir)[0]
-    assert damage(last) is None
-    sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in last.glob("*.safetensors")}
-    sums["state"] = repr({**ckpt.read_state(last), "seconds": 0})
-    sums["metrics"] = (trainer.checkpoint_dir.parent / METRICS).read_text()
-    for name, tensor in trainer.model.state_dict().items():
-        sums[name] = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
-    return sums
-
-
-@functools.cache
-def straight(**settings: Any) -> dict[str, str]:
-    """What training in one go leaves."""
-    with tempfile.TemporaryDirectory() as folder:
-        return trained(make(Path(folder), **settings))
-
-
-def trained(trainer: OptimizedTrainer) -> dict[str, str]:
-    trainer.train()
-    return result(trainer)
-
-
-def resumed(trainer: OptimizedTrainer) -> OptimizedTrainer:
-    trainer.model.load_state_dict(tiny_model(seed=99).state_dict())  # whatever was not restored would show
-    torch.manual_seed(99)
-    assert trainer.resume()
-    return trainer
-
-
-def crashing(trainer: OptimizedTrainer, *, after: int) -> OptimizedTrainer:
-    """The trainer, to be killed when it has made so many steps."""
-    step, left = trainer.begin_step, iter(range(after))
-
-    def begin_step(batches: list[Batch], *, total_steps: int) -> Any:
-        if next(left, None) is None:
-            raise Crash
-        return step(batches, total_steps=total_steps)
-
-    trainer.begin_step = begin_step  # type: ignore[method-assign]
-    return trainer
-
-
-def signalled(trainer: OptimizedTrainer, *, at: int, number: int = signal.SIGTERM) -> OptimizedTrainer:
-    """The trainer, to which a signal comes while it makes a step."""
-    step = trainer.begin_step
-
-    def begin_step(batches: list[Batch], *, total_steps: int) -> Any:
-        if trainer.state.step + 1 == at:
-            os.kill(os.getpid(), number)
-        return step(batches, total_steps=total_steps)
-
-    trainer.begin_step = begin_step  # type: ignore[method-assign]
-    return trainer
 
 
 class TestEveryStep:
@@ -109,9 +32,7 @@ class TestEveryStep:
         places = ckpt.checkpoints(tmp_path / "whole" / "checkpoints")
         assert len(places) == whole.state.step >= 3
         for number, place in enumerate(places):
-            folder = tmp_path / place.name
-            shutil.copytree(place, folder / "checkpoints" / place.name)
-            shutil.copy(tmp_path / "whole" / METRICS, folder / METRICS)
+            folder = placed(place, tmp_path / place.name)
             again = resumed(make(folder, packed=packed, workers=number % 3, **settings))
             assert trained(again) == expected, place.name
 
@@ -124,9 +45,9 @@ class TestEveryStep:
         assert whole.state.compiled and expected != straight(packed=True)
         places = ckpt.checkpoints(tmp_path / "whole" / "checkpoints")
         for place in (places[0], places[len(places) // 2]):
-            shutil.copytree(place, tmp_path / place.name / "checkpoints" / place.name)
-            shutil.copy(tmp_path / "whole" / METRICS, tmp_path / place.name / METRICS)
-            again = resumed(make(tmp_path / place.name, packed=True))  # which does not ask for it: the state does
+            again = resumed(
+                make(placed(place, tmp_path / place.name), packed=True)
+            )  # which does not ask for it: the state does
             assert trained(again) == expected, place.name
 
     def test_after_killed_lives_of_three_steps(self, tmp_path: Path) -> None:
@@ -177,9 +98,7 @@ class TestEveryStep:
         expected = trained(drawing(tmp_path / "whole"))
         assert expected != straight(save_every=1, keep_checkpoints=99, gradient_accumulation_steps=2)
         for place in ckpt.checkpoints(tmp_path / "whole" / "checkpoints"):
-            folder = tmp_path / place.name
-            shutil.copytree(place, folder / "checkpoints" / place.name)
-            shutil.copy(tmp_path / "whole" / METRICS, folder / METRICS)
+            folder = placed(place, tmp_path / place.name)
             assert trained(resumed(drawing(folder))) == expected, place.name
 
     def test_dropout_is_not_a_draw(self, tmp_path: Path) -> None:

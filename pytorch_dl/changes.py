@@ -1,0 +1,59 @@
+"""What of a run's configuration was changed since its training began: said, and refused where it changes the result."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pytorch_dl.config import Config
+from pytorch_dl.errors import CheckpointError
+from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training.run_folder import RunFolder
+
+Changes = Mapping[str, list[Any]]  # before and after, of each setting by its dotted name
+
+# They leave each step as it is. Of texts the content counts, which has a fingerprint, wherever they lie.
+FREE = {
+    *("data.train_data_path", "data.train_tgt_path", "data.val_data_path", "data.val_tgt_path"),
+    *("data.test_data_path", "data.test_tgt_path", "data.cache_dir"),
+    *("data.num_workers", "data.prefetch_factor", "data.pin_memory"),
+    *("training.save_every", "training.keep_checkpoints", "training.time_limit"),
+    *("logging.tensorboard", "logging.wandb", "logging.wandb_project"),
+    "system.compile",  # decided at the first step
+}
+
+
+def flat_settings(config: Config) -> dict[str, Any]:
+    """{"model.d_model": 64, ...}"""
+    return _flat(config.model_dump(mode="json"), "")
+
+
+def changed_settings(folder: RunFolder, config: Config) -> Changes:
+    """What of the configuration is not as it was when training began; nothing before the first checkpoint."""
+    begun = folder.read_begun() if ckpt.checkpoints(folder.checkpoints) else None
+    if begun is None:
+        return {}
+    before, now = flat_settings(begun), flat_settings(config)
+    return {name: [before[name], now[name]] for name in now if before[name] != now[name]}
+
+
+def look_at_changes(folder: RunFolder, changes: Changes, *, accepted: bool, say: Callable[[str], None]) -> None:
+    """Say what was changed; raise where it would change the result and is not accepted."""
+    refused = {name: values for name, values in changes.items() if name not in FREE}
+    if refused and not accepted:
+        raise CheckpointError(
+            f"config.yaml was changed since training began: {_listed(refused)}",
+            where=str(folder.path),
+            fix="change it back, begin another run, or go on with it by `pytorch-dl resume --override`",
+        )
+    if changes:
+        say(f"changed in config.yaml since training began: {_listed(changes)}")
+
+
+def _listed(changes: Changes) -> str:
+    return ", ".join(f"{name} from {before!r} to {now!r}" for name, (before, now) in sorted(changes.items()))
+
+
+def _flat(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
