@@ -13,7 +13,7 @@ PAGE, RESULTS = ROOT / "docs" / "reliability.md", ROOT / "benchmark" / "results"
 def main() -> None:
     """Replace what lies between the marks of each table."""
     text = PAGE.read_text()
-    for name, table in (("cases", cases), ("fuzzing", fuzzing)):
+    for name, table in (("cases", cases), ("mutants", mutants), ("fuzzing", fuzzing)):
         result = RESULTS / f"{'reliability' if name == 'cases' else name}.json"
         begin, end = f"<!-- begin of {name} -->", f"<!-- end of {name} -->"
         before, after = text[: text.index(begin) + len(begin)], text[text.index(end) :]
@@ -27,6 +27,15 @@ def cases(found: dict[str, dict[str, object]]) -> list[str]:
     for name in sorted(found, key=lambda name: (name[0], int(name[1:]))):
         case = found[name]
         rows.append(f"| {name} | {case['injected']} | {case['times']:,} | {case['lost']} | {str(case['commit'])[:7]} |")
+    return rows
+
+
+def mutants(found: dict[str, Any]) -> list[str]:
+    """What was taken out, and which test noticed."""
+    rows = ["| taken out | in | noticed by |", "|---|---|---|"]
+    for mutant in found["mutants"].values():
+        noticed = f"`{mutant['by'].rpartition('::')[2]}`" if mutant["caught"] else "**nothing**"
+        rows.append(f"| {mutant['what']} | `{mutant['file'].removeprefix('pytorch_dl/')}` | {noticed} |")
     return rows
 
 

@@ -39,6 +39,8 @@ def _in_use(device: torch.device) -> str:
     """What is known of memory there."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        whole, left, own = (f"{size / 2**20:,.0f} MB" for size in (total, free, torch.cuda.max_memory_allocated(device)))
+        whole, left, own = (
+            f"{size / 2**20:,.0f} MB" for size in (total, free, torch.cuda.max_memory_allocated(device))
+        )
         return f"the GPU has {whole}, {left} are free, and {own} were in use here at most"
     return f"{memory_mb()['peak_rss_mb']:,.0f} MB were in use at most"

@@ -1,0 +1,98 @@
+"""What safety costs: a training with all of it, and one without any, by turns; `python benchmark/safety.py`.
+
+With: a look at loss and gradients before each update and at the weights before each save, watching for loss spikes, the
+largest batch tried, signals, the record, and checkpoints that are flushed to the disk. Without: none of it, and nothing
+is written. Writes safety.json.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from io import StringIO
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+if not __package__:  # run as a file: the checkout's root takes the place of this folder among the places of modules
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from rich.console import Console
+
+from benchmark.measuring.command_line import positive, say
+from benchmark.measuring.machine import machine
+from benchmark.race.workload import Workload, prepare
+from benchmark.rungs.options import configured, parser
+from pytorch_dl.config import Config
+from pytorch_dl.files import write_json
+from pytorch_dl.process import keep_freed_memory
+from pytorch_dl.training.progress import Progress
+from pytorch_dl.training.trainer import create_trainer
+from pytorch_dl.translator import build_model
+
+NAMES = ("with", "without")
+
+
+def main() -> None:
+    """Measure and write."""
+    options = parser(__doc__, steps=240)
+    options.add_argument("--repeats", type=positive, default=5, help="trainings of each")
+    options.add_argument("--save-every", type=positive, default=120, help="steps between checkpoints")
+    given = options.parse_args()
+    keep_freed_memory()
+    config, seconds = configured(given), {name: [] for name in NAMES}
+    with tempfile.TemporaryDirectory() as scratch:
+        work = prepare(config, Path(scratch), pairs_per_step=given.pairs_per_step)
+        for repeat in range(-1, given.repeats):
+            for name in NAMES if repeat % 2 else reversed(NAMES):
+                run = Path(scratch) / f"{name}{repeat}" if name == "with" else None
+                taken = step_seconds(config, work, run, steps=given.steps, save_every=given.save_every)
+                if repeat >= 0:
+                    seconds[name].append(taken)
+            say(f"repeat {repeat + 1} of {given.repeats}" if repeat >= 0 else "warm")
+    ratio = statistics.median(a / b for a, b in zip(seconds["with"], seconds["without"], strict=True))
+    found = {"machine": machine(), "steps": given.steps, "save_every": given.save_every, "pairs": given.pairs_per_step}
+    found |= {"seconds_per_step": {name: statistics.median(values) for name, values in seconds.items()}}
+    write_json(given.out / "safety.json", {**found, "all": seconds, "ratio": ratio})
+    print(f"a step takes {ratio:.3f} times as long with all safety as without any")
+
+
+def step_seconds(config: Config, work: Workload, run: Path | None, *, steps: int, save_every: int) -> float:
+    """Of a training of so many steps, in the folder `run` with all safety; None: with none."""
+    changes: dict[str, Any] = {"max_steps": steps, "eval_every": None}
+    changes |= {"save_every": save_every, "undo_loss_spikes": 3.0} if run else {"save_every": None}
+    own = config.model_copy(update={"training": config.training.model_copy(update=changes)})
+    trainer = create_trainer(
+        model=build_model(own, work.tokenizers),
+        train_dataloader=work.loader,
+        config=own,
+        run_dir=run or Path("nowhere"),
+        progress=Progress(Console(file=StringIO())),
+    )
+    if run is None:
+        trainer.checkpoints.folder = trainer.reporter.folder = None
+    with nullcontext() if run else unsafe():
+        start = time.perf_counter()
+        trainer.train()
+    return (time.perf_counter() - start) / steps
+
+
+@contextmanager
+def unsafe() -> Iterator[None]:
+    """Without what looks at numbers, signals and memory."""
+    place = "pytorch_dl.training"
+    with (
+        patch(f"{place}.update.WeightUpdate.check"),
+        patch(f"{place}.update.WeightUpdate.check_weights"),
+        patch(f"{place}.signals.StopRequest.poll"),
+        patch(f"{place}.trainer.OptimizedTrainer._explaining", return_value=nullcontext()),
+        patch(f"{place}.trainer.telling_of_memory", return_value=nullcontext()),
+        patch(f"{place}.trainer.try_largest"),
+    ):
+        yield
+
+
+if __name__ == "__main__":
+    main()
