@@ -149,7 +149,6 @@ def train(folder: RunFolder, *, progress: Progress, peers: Peers = ALONE, accept
         begun_with = text_states(config)
         if peers.is_first:
             remove_leftovers(folder.path)
-            folder.note_begun(config)
         data = peers.in_turn(lambda: prepare(folder, config, progress.say))
         keep_freed_memory()  # not before: what preparation frees goes back to the system
         divided = config.system.shard and peers.size > 1
@@ -173,6 +172,8 @@ def train(folder: RunFolder, *, progress: Progress, peers: Peers = ALONE, accept
         trainer.checkpoints.warn_if_scarce(progress.say)
         if trainer.resume():
             progress.say(f"resuming at step {trainer.state.step:,}")
+        if peers.is_first:
+            folder.note_begun(config)
         state = trainer.train()
         weights = gathered(ckpt.model_weights(model))
         if not peers.is_first:

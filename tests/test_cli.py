@@ -106,7 +106,8 @@ class TestRun:
     def test_leaves_everything(self, tiny_run):
         left = {path.name for path in tiny_run.iterdir()} - {".lock"}
         assert left == {
-            *("config.yaml", "data.json", "environment.json", "evaluation.json", "metrics.jsonl", "timing.jsonl"),
+            *("config.yaml", "begun.yaml", "data.json", "environment.json", "evaluation.json"),
+            *("metrics.jsonl", "timing.jsonl"),
             *("tokenizer", "cache", "checkpoints", "model"),
             *("report.json", "report.md", "validation.translations.txt", "validation.compared.tsv"),
         }
