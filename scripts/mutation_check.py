@@ -93,7 +93,7 @@ MUTANTS = {
     "weights": Mutant(
         "weights are saved without a look at them",
         "pytorch_dl/training/checkpointer.py",
-        "        self.update.check_weights(state.step)\n",
+        "            self.update.check_weights(state.step)\n",
         "",
         "tests/training/test_update.py::TestNonFinite::test_weights_that_an_update_made_infinite_are_not_saved",
     ),

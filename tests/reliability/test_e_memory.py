@@ -53,8 +53,8 @@ def test_e5_refused_in_any_batch(case, memory, monkeypatch):
         assert code == 6
         assert re.fullmatch(
             rf"out of memory at step {at} on its batch [12]: {batch.src.size(0)} rows of {batch.src.size(1)} source "
-            rf"and {batch.tgt_in.size(1)} target positions, {batch.num_src_tokens + batch.num_tgt_tokens} tokens in all; "
-            r"[\d,]+ MB were in use at most\. Fix: lower data\.max_tokens_per_batch, .*",
+            rf"and {batch.tgt_in.size(1)} target positions, {batch.num_src_tokens + batch.num_tgt_tokens} tokens in "
+            r"all; [\d,]+ MB were in use at most\. Fix: lower data\.max_tokens_per_batch, .*",
             line,
         )
         again = make(run, **SETTINGS)
