@@ -61,12 +61,13 @@ def test_h6_parsers_that_crash_hang_or_fill_memory(case, tmp_path, capsys, monke
     (tmp_path / "transformers").mkdir()
     (tmp_path / "transformers/__init__.py").write_text(STUB)
     monkeypatch.syspath_prepend(tmp_path)
-    for name, most in (("CPU_SECONDS", 1), ("MEMORY_BYTES", 1 << 29), ("FOLDER_SECONDS", 2)):
-        monkeypatch.setattr(pretrained_process, name, most)
+    monkeypatch.setattr(pretrained_process, "MEMORY_BYTES", 1 << 29)
     folder, times = tmp_path / "tokenizer", case.size(1, 5)
     folder.mkdir()
     for deed, says in [*DEEDS.items()] * times:
         (folder / "deed").write_text(deed)
+        monkeypatch.setattr(pretrained_process, "CPU_SECONDS", 1 if deed == "spin()" else 60)
+        monkeypatch.setattr(pretrained_process, "FOLDER_SECONDS", 2 if "sleep" in deed else 60)
         with pytest.raises(CheckpointError) as caught:
             load_pretrained(str(folder))
         assert says in str(caught.value), deed
