@@ -15,7 +15,7 @@ from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.errors import NonFiniteError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import update as module
-from pytorch_dl.training.objective import batch_loss
+from pytorch_dl.training.objective import batch_loss, dropout_keys
 from pytorch_dl.training.train_state import Sums
 from pytorch_dl.training.trainer import OptimizedTrainer
 
@@ -477,3 +477,12 @@ def test_bfloat16_trains() -> None:
     moved = weights(trainer.model) - start, weights(full.model) - start
     assert torch.cosine_similarity(*moved, dim=0) > 0.9
     assert not torch.equal(*moved)
+
+
+def test_dropout_is_another_at_each_step_and_for_each_seed() -> None:
+    batch = next(iter(tiny_loader(6, batch_size=6)))
+    src, tgt = dropout_keys(batch, seed=1, step=1)
+    again, _ = dropout_keys(batch, seed=1, step=1)
+    assert torch.equal(src, again)
+    for other in (dropout_keys(batch, seed=1, step=2), dropout_keys(batch, seed=2, step=1)):
+        assert (src != other[0]).all() and (tgt != other[1]).all()
