@@ -17,7 +17,7 @@ test-slow: $(VENV)/installed-dev
 # All cases, or those of one group: make reliability GROUP=D
 reliability: $(VENV)/installed-dev
 	PYTORCH_DL_RELIABILITY=$(CURDIR)/benchmark/results/reliability.json \
-	    $(BIN)/python -m pytest tests/reliability -k "test_$(GROUP)"
+	    $(BIN)/python -m pytest tests/reliability -k "test_$(GROUP)" -n 2 --dist worksteal
 	$(BIN)/python scripts/reliability_table.py
 
 # The properties, on thousands of examples each; make test tries some fifty.

@@ -4,10 +4,12 @@ A case is a test whose name begins with its number: test_d4_... is D4. With PYTO
 full size, and each writes what it injected, how often, and what was lost, into FILE. `make reliability` does that.
 """
 
+import fcntl
 import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +39,10 @@ class Case:
         """Write down that so many injections were survived."""
         if not self._record:
             return
-        found: dict[str, Any] = json.loads(self._record.read_bytes()) if self._record.exists() else {}
-        found[self.name] = {"injected": injected, "times": times, "lost": lost, **_versions()}
-        write_json(self._record, dict(sorted(found.items())))
+        with _alone(self._record):
+            found: dict[str, Any] = json.loads(self._record.read_bytes()) if self._record.exists() else {}
+            found[self.name] = {"injected": injected, "times": times, "lost": lost, **_versions()}
+            write_json(self._record, dict(sorted(found.items())))
 
 
 @pytest.fixture
@@ -55,6 +58,17 @@ def memory() -> Iterator[Path]:
     place = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=place if place.is_dir() else None) as folder:
         yield Path(folder)
+
+
+@contextmanager
+def _alone(record: Path) -> Iterator[None]:
+    """While no other case writes into the record: several run at a time."""
+    folder = os.open(record.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _versions() -> dict[str, Any]:
