@@ -155,7 +155,7 @@ def quality() -> list[str]:
         f"| the same in a hurry, 4 epochs | {in_minutes(ours)} "
         "| `python benchmark/time_to_quality.py --data multi30k --times 2.75 training.num_epochs=4` |",
         f"| Hugging Face's Marian and Seq2SeqTrainer in more than twice that time | {in_minutes(other)} | the same |",
-        f"| the two on a slower machine ({longer['machine']['cpu']}), until the other comes to 35 | "
+        f"| the two on another, slower machine ({longer['machine']['cpu']}), until the other comes to 35 | "
         f"7 epochs: {in_minutes(longer['ours'])}; {in_minutes(longer['hf-trainer'])} | the same |",
         "| full batches, Multi30k, 4,096 tokens a side: real tokens / all positions | "
         f"random batches of 64: {full['random, 64 pairs']['efficiency']:.1%}; "
