@@ -15,7 +15,7 @@ FREE = {
     *("data.train_data_path", "data.train_tgt_path", "data.val_data_path", "data.val_tgt_path"),
     *("data.test_data_path", "data.test_tgt_path", "data.cache_dir"),
     *("data.num_workers", "data.prefetch_factor", "data.pin_memory"),
-    *("training.save_every", "training.keep_checkpoints", "training.time_limit"),
+    *("training.save_every", "training.save_in_background", "training.keep_checkpoints", "training.time_limit"),
     *("logging.tensorboard", "logging.wandb", "logging.wandb_project"),
     "system.compile",  # decided at the first step
 }

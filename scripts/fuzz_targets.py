@@ -105,9 +105,8 @@ def _config(path: Path, write: Callable[[Any], str]) -> Target:
 def checkpoint(folder: Path) -> Target:
     """The manifest, or the state below a manifest that fits."""
     model, optimizer = _trained()
-    path = ckpt.save_checkpoint(
-        folder, 1, model=model, optimizer=optimizer, average=None, state=TrainState(step=1, best_value=0.5).to_json()
-    )
+    state = TrainState(step=1, best_value=0.5).to_json()
+    path = ckpt.save_checkpoint(folder, 1, ckpt.contents(model, optimizer, None), state=state)
     begun = {name: (path / name).read_bytes() for name in (ckpt.STATE, MANIFEST)}
 
     def feed(data: bytes) -> None:
@@ -158,7 +157,7 @@ def _write(path: Path, begun: dict[str, bytes], data: bytes, name: str) -> None:
 def safetensors(folder: Path) -> Target:
     """As the weights of a model, and as the state of its optimizer."""
     model, optimizer = _trained()
-    path = ckpt.save_checkpoint(folder / "seed", 1, model=model, optimizer=optimizer, average=None, state={})
+    path = ckpt.save_checkpoint(folder / "seed", 1, ckpt.contents(model, optimizer, None), state={})
     spoilt = folder / "spoilt.safetensors"
 
     def feed(data: bytes) -> None:

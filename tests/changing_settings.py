@@ -25,6 +25,7 @@ from pytorch_dl.dataset.efficient_dataloader import DataModule
 from pytorch_dl.errors import UserError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.run import begin, finish
+from pytorch_dl.training.background import Background
 from pytorch_dl.training.progress import Progress
 from pytorch_dl.training.trainer import create_trainer
 from pytorch_dl.translator import choose_device
@@ -140,8 +141,15 @@ def training(config: Config) -> Seen:
     said = io.StringIO()
     progress = Progress(Console(file=said, width=500))
     folder = begin(config, Path("run"), progress=progress, beam_size=1 if config.data.test_data_path else None)
+    begin_writing, beside = Background.begin, list[str]()
+
+    def noted(background: Background, work: Callable[[], None]) -> None:
+        beside.append("a save")
+        begin_writing(background, work)
+
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", lambda _: None)
+        patched.setattr(Background, "begin", noted)
         finish(folder, progress=progress)
     files = [str(path) for path in sorted(Path().rglob("*")) if path.is_file() and "cache" not in path.parts]
     metrics = next(path for path in map(Path, files) if path.name == "metrics.jsonl")
@@ -150,6 +158,7 @@ def training(config: Config) -> Seen:
         "files": [re.sub(r"tfevents.*", "tfevents", name) for name in files],
         "weights": hashlib.sha256(Path("run/model/model.safetensors").read_bytes()).hexdigest(),
         "said": re.sub(r"\d+:\d\d", "TIME", said.getvalue()),
+        "beside": beside,
         "evaluated": [path.read_text() for path in sorted(Path("run").glob("*.json")) if path.name == "report.json"],
     }
 
@@ -296,6 +305,7 @@ CHANGES: dict[str, Change] = {
     "training.eval_every": Change(TEXTS, 2, training, "metrics"),
     "training.eval_decode": Change(TEXTS, 2, training, "metrics"),
     "training.save_every": Change(TEXTS, 5, training, "files"),
+    "training.save_in_background": Change(TEXTS, True, training, "beside"),
     "training.keep_checkpoints": Change(VALIDATED, 3, training, "files"),
     "training.early_stopping_patience": Change(STALE, 1, training, "metrics"),
     "training.early_stopping_metric": Change({**STALE, "training.early_stopping_metric": "val_loss"}, "exact_match",

@@ -178,6 +178,8 @@ class TrainingConfig(Section):
     """Validation pairs to translate at each validation for BLEU, chrF and exact match; 0 translates none."""
     save_every: Positive | None = None
     """Steps between checkpoints beside the one at each validation."""
+    save_in_background: bool = False
+    """Train on while a copy of weights and optimizer in memory is written: for large models and slow disks."""
     keep_checkpoints: Annotated[Count, Field(ge=2)] = 2
     """Newest checkpoints to keep beside the best one."""
     early_stopping_patience: Count = 0

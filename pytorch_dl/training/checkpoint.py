@@ -6,9 +6,9 @@ checkpoints/step-00001200/   model.safetensors  optimizer.safetensors  [average.
 import contextlib
 import itertools
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,34 +28,34 @@ _STEPS = (torch.float32, torch.float64)  # what optimizers count in
 _NEEDED = {"Adam": _ADAM, "AdamW": _ADAM}  # optimizer state that a parameter has all or nothing of
 
 
-def save_checkpoint(
-    folder: Path,
-    step: int,
-    *,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: Mapping[str, Tensor] | None,
-    state: Mapping[str, Any],
-) -> Path:
+class Part(NamedTuple):
+    """A file of tensors in a checkpoint."""
+
+    name: str
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str] | None = None
+
+
+def save_checkpoint(folder: Path, step: int, parts: Iterable[Part], *, state: Mapping[str, Any]) -> Path:
     """Write everything that training goes on from, as folder/step-XXXXXXXX."""
     path = folder / name_of(step)
     with new_folder(path) as temporary:
-        kind = {"optimizer": type(optimizer).__name__}
-        for name, tensors in contents(model, optimizer, average):
-            save_file(tensors, temporary / name, metadata=kind if name == OPTIMIZER else None)
-            del tensors  # before the next ones are made
+        for part in parts:
+            save_file(part.tensors, temporary / part.name, metadata=part.metadata)
+            del part  # before the next one is made
         write_json(temporary / STATE, state)
     return path
 
 
 def contents(
     model: nn.Module, optimizer: torch.optim.Optimizer, average: Mapping[str, Tensor] | None
-) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """The files of a checkpoint and their tensors; all processes must ask for those of a divided model."""
-    yield MODEL, gathered(model_weights(model))
-    yield OPTIMIZER, gathered(_optimizer_tensors(model, optimizer))
+) -> Iterator[Part]:
+    """The files of a checkpoint that hold tensors; all processes must ask for those of a divided model."""
+    yield Part(MODEL, gathered(model_weights(model)))
+    kind = {"optimizer": type(optimizer).__name__}
+    yield Part(OPTIMIZER, gathered(_optimizer_tensors(model, optimizer)), kind)
     if average is not None:
-        yield AVERAGE, gathered({name: tensor.contiguous() for name, tensor in average.items()})
+        yield Part(AVERAGE, gathered({name: tensor.contiguous() for name, tensor in average.items()}))
 
 
 def name_of(step: int) -> str:

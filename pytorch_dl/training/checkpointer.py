@@ -1,8 +1,11 @@
 """The checkpoints of one training: when everything is saved, what is kept, and how it is found again."""
 
+import copy
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -11,6 +14,7 @@ from pytorch_dl.config.model_config import TrainingConfig
 from pytorch_dl.files import remove_leftovers
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training.background import Background, host_copies
 from pytorch_dl.training.peers import ALONE, Peers
 from pytorch_dl.training.sharding import exchanging, is_divided
 from pytorch_dl.training.train_state import TrainState
@@ -18,7 +22,11 @@ from pytorch_dl.training.update import WeightUpdate
 
 
 class Checkpointer:
-    """Saves model, optimizer and state into `folder`; without one it does nothing."""
+    """Saves model, optimizer and state into `folder`; without one it does nothing.
+
+    `saved_step` is that of the last checkpoint that was begun, so that none is begun twice; where writing it failed, of
+    the last one that is whole.
+    """
 
     def __init__(
         self,
@@ -30,7 +38,8 @@ class Checkpointer:
     ) -> None:
         self.folder, self.model, self.update, self.settings = folder, model, update, settings
         self.peers = peers
-        self.saved_step = 0
+        self.saved_step = self._written_step = 0
+        self._background, self._is_beside = Background(), False
 
     def warn_if_scarce(self, report: Callable[[str], None]) -> None:
         """Say so where the disk has no room for those to be kept: the newest, the best, and one in writing."""
@@ -52,6 +61,7 @@ class Checkpointer:
         if not self.folder:
             return
         started = time.monotonic()
+        self.wait()
         with exchanging(self.model, self.peers):
             self.update.check_weights(state.step)
             if self.peers.is_first:
@@ -65,6 +75,7 @@ class Checkpointer:
         """Go back to the newest whole checkpoint; None when there is no checkpoint at all."""
         if not self.folder:
             return None
+        self.wait()
         path = self._newest(report)
         if path is None:
             return None
@@ -73,25 +84,64 @@ class Checkpointer:
         self.update.restore(path, state)
         if self.peers.is_first:
             ckpt.set_newer_aside(path)
-        self.saved_step = state.step
+        self.saved_step = self._written_step = state.step
         return state
+
+    @contextmanager
+    def beside_training(self, report: Callable[[str], None]) -> Iterator[None]:
+        """Meanwhile saves are written in the background, if so set; whatever ends it, it ends when all is written."""
+        self._is_beside = self.settings.save_in_background
+        try:
+            yield
+            self.wait()
+        except BaseException:
+            try:
+                self.wait()
+            except Exception as error:  # of two errors, the other one ends training
+                report(f"warning: the last checkpoint was not written: {error}")
+            raise
+        finally:
+            self._is_beside = False
+
+    def look(self) -> None:
+        """Raise what kept the last checkpoint from being written, where that is known by now."""
+        if self._background.has_ended:
+            self.wait()
+
+    def settle(self) -> None:
+        """Until nothing is being written."""
+        self._background.settle()
+
+    def wait(self) -> None:
+        """Until what was begun is written; raises what kept it from that."""
+        try:
+            self._background.wait()
+        except Exception:
+            self.saved_step = self._written_step
+            raise
+
+    def wait_together(self) -> None:
+        """Until the first process has written what it began: all call it."""
+        self.wait()
+        self.peers.wait()
 
     def _write(self, folder: Path, state: TrainState) -> None:
         state.scaler = self.update.scaler.state_dict()
-        ckpt.save_checkpoint(
-            folder,
-            state.step,
-            model=self.model,
-            optimizer=self.update.optimizer,
-            average=self._average,
-            state=state.to_json(),
-        )
+        parts = ckpt.contents(self.model, self.update.optimizer, self._average)
+        if self._is_beside:
+            self._background.begin(partial(self._put, folder, host_copies(parts), copy.deepcopy(state)))
+        else:
+            self._put(folder, parts, state)
+
+    def _put(self, folder: Path, parts: Iterable[ckpt.Part], state: TrainState) -> None:
+        ckpt.save_checkpoint(folder, state.step, parts, state=state.to_json())
         ckpt.rotate(
             folder,
             keep=self.settings.keep_checkpoints,
             keep_validated=self.settings.average_checkpoints,
             protected=state.best_step,
         )
+        self._written_step = state.step
 
     def _help_to_write(self) -> None:
         """Give the first process what it has not."""

@@ -154,7 +154,7 @@ class OptimizedTrainer:
         self.model.train()
         self.state.compiled = self._compiles(total_steps * size)
         self._record_passes_of_one_shape()
-        with self.reporter.open(self.state), self._stop:
+        with self.reporter.open(self.state), self._stop, self.checkpoints.beside_training(self.reporter.say):
             try:
                 if total_steps < FEW_STEPS and not self.state.step:
                     self.reporter.say(
@@ -169,7 +169,7 @@ class OptimizedTrainer:
             except StopNow:
                 if self.checkpoints.saved_step < self.state.step:
                     self.save()
-                self.peers.wait()  # torchrun ends all when one has ended
+                self.checkpoints.wait_together()  # torchrun ends all when one has ended
                 raise self._stop.as_error(self.state.step, folder=self.checkpoint_dir) from None
         return self.state
 
@@ -219,7 +219,7 @@ class OptimizedTrainer:
                 self.decode,
                 step=self.state.step,
                 precision=self.state.precision,
-                poll=self._stop.poll if self.peers.size == 1 else _go_on,
+                poll=self._stop.poll if self.peers.size == 1 else lambda: None,  # others would wait for who leaves
                 peers=self.peers,
             )
 
@@ -341,6 +341,7 @@ class OptimizedTrainer:
         except NonFiniteError as error:
             if is_divided(self.model):
                 raise  # who has fewer batches could not compute those of the others with them
+            self.checkpoints.settle()  # a save would delete what is half written beside it
             raise explained(
                 error, self._passes, batches, step=step, peers=self.peers, folder=self.checkpoint_dir
             ) from None
@@ -390,7 +391,7 @@ class OptimizedTrainer:
             if self.update.average:
                 self.update.average.swap(self.model)
             return
-        self.peers.wait()  # until the first has saved it
+        self.checkpoints.wait_together()
         use_best(self.model, self.checkpoint_dir, self.state)
         if self.val_dataloader is not None:
             self.has_average = use_average_if_better(
@@ -413,7 +414,8 @@ class OptimizedTrainer:
         self._has_best = False
 
     def _poll(self) -> None:
-        """Stop when a signal has come; of several processes all stop after the same step, which told them of it."""
+        """Stop when a save has failed, or by a signal: several processes all after the same step, which told them."""
+        self.checkpoints.look()
         if self.peers.size == 1 or self._stop.asked_by_another:
             self._stop.poll()
 
@@ -464,10 +466,6 @@ class OptimizedTrainer:
         metric = self.settings.early_stopping_metric
         if metric != "val_loss" and self.val_dataloader is not None and self.decode is None:
             raise ConfigError(f"training.early_stopping_metric: {metric} needs translations", fix="give `decode`")
-
-
-def _go_on() -> None:
-    """In place of a poll: what one process alone left, the others would wait for."""
 
 
 def create_trainer(

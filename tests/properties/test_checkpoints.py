@@ -59,7 +59,7 @@ def bits(tensor: Tensor) -> list[int]:
 def save(folder: Path, model: nn.Module) -> Path:
     optimizer = torch.optim.SGD(model.parameters() if list(model.parameters()) else [torch.zeros(1)])
     average = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
-    return ckpt.save_checkpoint(folder, 1, model=model, optimizer=optimizer, average=average, state={"step": 1})
+    return ckpt.save_checkpoint(folder, 1, ckpt.contents(model, optimizer, average), state={"step": 1})
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ def test_d10_every_single_bit(case, tmp_path):
     optimizer.step()
     for step in (1, 2):
         state = TrainState(step=step, best_value=0.5).to_json()
-        newest = ckpt.save_checkpoint(tmp_path, step, model=model, optimizer=optimizer, average=None, state=state)
+        newest = ckpt.save_checkpoint(tmp_path, step, ckpt.contents(model, optimizer, None), state=state)
     files = {path: path.read_bytes() for path in sorted(newest.iterdir())}
     bits = [(path, bit) for path, content in files.items() for bit in range(8 * len(content))]
     assert len(files) == 4 and 3500 < len(bits) // 8 < 4600

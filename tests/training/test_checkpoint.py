@@ -35,9 +35,7 @@ def trained(*, name: str = "adamw", seed: int = 0, steps: int = 2, **shape: Any)
 
 
 def save(folder: Path, step: int, trained: Trained, *, average: dict[str, torch.Tensor] | None = None) -> Path:
-    return ckpt.save_checkpoint(
-        folder, step, model=trained[0], optimizer=trained[1], average=average, state={"step": step}
-    )
+    return ckpt.save_checkpoint(folder, step, ckpt.contents(*trained, average), state={"step": step})
 
 
 def refreshed(path: Path) -> Path:

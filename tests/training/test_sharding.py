@@ -142,12 +142,15 @@ class TestRuns:
         ended_well(1, train(config, tmp_path / "run", *STEPS))
         assert outcome(tmp_path / "run") == outcome(straight)
 
-    @pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize(
+        ("count", "beside"), [(2, "false"), (2, "true"), pytest.param(3, "false", marks=pytest.mark.slow)]
+    )
     def test_any_number_of_processes_is_like_one(
-        self, count: int, config: Path, straight: Path, tmp_path: Path
+        self, count: int, beside: str, config: Path, straight: Path, tmp_path: Path
     ) -> None:
         run = tmp_path / "run"
-        said = ended_well(count, train(config, run, *STEPS, "system.shard=true"))
+        settings = (*STEPS, "system.shard=true", f"training.save_in_background={beside}")
+        said = ended_well(count, train(config, run, *settings))
         assert f"weights, gradients and optimizer state are divided among {count} processes" in said
         assert_alike(run, straight)
         assert any("system.shard is on" in reason for reason in changed_environment(run))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tiny import tiny_loader, tiny_trainer
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.errors import Interrupted, NonFiniteError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.loss import Loss
 from pytorch_dl.training.metrics import METRICS
 from pytorch_dl.training.objective import batch_loss
@@ -131,6 +133,28 @@ class TestTraining:
         again.train()
         assert "back to step" in said(again)
         assert outcome(again, tmp_path / "killed") == outcome(unbroken, tmp_path / "unbroken")
+
+    def test_it_goes_back_to_what_is_being_written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        at_once = leaping(tmp_path / "at once", monkeypatch)
+        at_once.train()
+        trainer = leaping(tmp_path / "beside", monkeypatch)
+        trainer.settings.save_in_background = True
+        save, restore, asked = ckpt.save_checkpoint, trainer.checkpoints.restore, threading.Event()
+        last = (len(trainer.train_dataloader) + LEAP) // 2 * 2  # type: ignore[arg-type]
+
+        def late(folder: Path, step: int, *rest: Any, **options: Any) -> Path:
+            assert step != last or asked.wait(30)
+            return save(folder, step, *rest, **options)
+
+        def noted(*given: Any) -> TrainState | None:
+            asked.set()
+            return restore(*given)
+
+        monkeypatch.setattr(ckpt, "save_checkpoint", late)
+        monkeypatch.setattr(trainer.checkpoints, "restore", noted)
+        trainer.train()
+        assert f"back to step {last}," in said(trainer)
+        assert outcome(trainer, tmp_path / "beside") == outcome(at_once, tmp_path / "at once")
 
     def test_without_a_checkpoint_there_is_no_way_back(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         trainer = leaping(tmp_path, monkeypatch, in_epoch=0, save_every=None)
