@@ -2,10 +2,12 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from processes import leave_none
 from tiny_runs import TINY, write_tsv
 
 from pytorch_dl.process import fix_kernels
@@ -27,6 +29,13 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    """Whatever became of the test."""
+    yield
+    leave_none()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 120  # after which a process hangs
 
 
+_begun: "list[subprocess.Popen[str]]" = []
+
+
 class Ended(NamedTuple):
     """How a process ended."""
 
@@ -26,7 +29,7 @@ def start(count: int, command: Sequence[str]) -> "list[subprocess.Popen[str]]":
         port = probe.getsockname()[1]
     common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    return [
+    begun = [
         subprocess.Popen(
             [sys.executable, *(word.format(rank=rank) for word in command)],
             env={
@@ -42,6 +45,18 @@ def start(count: int, command: Sequence[str]) -> "list[subprocess.Popen[str]]":
         )
         for rank in range(count)
     ]
+    _begun.extend(begun)
+    return begun
+
+
+def leave_none() -> None:
+    """End those that a test that failed has not waited for: they would train on beside all others."""
+    while _begun:
+        process = _begun.pop()
+        process.kill()
+        process.wait()
+        if process.stderr:
+            process.stderr.close()
 
 
 def end(processes: "Sequence[subprocess.Popen[str]]", seconds: float = SECONDS) -> list[Ended]:

@@ -62,7 +62,7 @@ def stopped(processes: "Sequence[subprocess.Popen[str]]", run: Path, *, after: i
 
 
 def wait_for_step(run: Path, step: int) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while time.monotonic() < until:
         if last_step(run) >= step:
             return
