@@ -70,9 +70,11 @@ def test_e5_refused_in_any_batch(case, memory, monkeypatch):
 LIMITED = """
 import resource, sys
 from pathlib import Path
+from pytorch_dl import process
 from pytorch_dl.entry import main
 from pytorch_dl.training.trainer import OptimizedTrainer
 
+process._large_pages_are_cheap = lambda: False  # they are reserved before, and a step would find room in them
 begin, more = OptimizedTrainer.begin_step, int(sys.argv.pop(1))
 
 def begin_step(trainer, *given, **named):
