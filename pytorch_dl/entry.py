@@ -15,9 +15,9 @@ from pytorch_dl.training.progress import Stderr
 def main() -> None:
     """Run the command line of this process, and end it with the exit code."""
     fix_kernels()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP, and means it
-            signal.signal(number, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # nohup ignores SIGHUP
+            signal.signal(number, _stop)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors=stream.errors)  # type: ignore[union-attr]
     code = execute([word for word in sys.argv[1:] if word != "--debug"], debug="--debug" in sys.argv)
@@ -27,6 +27,14 @@ def main() -> None:
         sys.stderr.flush()
         os._exit(code)
     raise SystemExit(code)
+
+
+class _Stopped(KeyboardInterrupt):
+    """A signal. Where a KeyboardInterrupt itself ends text that some library runs, Python kills itself at its end."""
+
+
+def _stop(number: int, frame: object) -> None:
+    raise _Stopped
 
 
 def execute(arguments: list[str], *, debug: bool = False) -> int:

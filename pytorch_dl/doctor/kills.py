@@ -19,8 +19,18 @@ from pytorch_dl.data import dates_file
 from pytorch_dl.errors import ResourceError
 from pytorch_dl.files import TEMPORARY, damage
 
-STEPS, SAVE_EVERY = 200, 5
+SAVE_EVERY = 5
+STEPS, STEPS_OF_A_KILL = 200, 4  # at least so many, and so many for each kill
 LIFE_SECONDS = 300.0  # a process that makes no progress for so long is stuck
+TRAINING = {
+    "save_every": SAVE_EVERY,
+    "eval_every": 42,
+    "eval_decode": 8,
+    "label_smoothing": 0.1,
+    "gradient_accumulation_steps": 2,
+    "ema_decay": 0.99,
+    "mixed_precision": False,
+}
 SETTINGS = {
     "model": {"d_model": 32, "n_heads": 2, "num_encoder_layers": 1, "num_decoder_layers": 1, "dropout": 0.1},
     "data": {
@@ -30,16 +40,6 @@ SETTINGS = {
         "vocab_size": 512,
         "max_tokens_per_batch": 512,
         "layout": "packed",
-    },
-    "training": {
-        "max_steps": STEPS,
-        "save_every": SAVE_EVERY,
-        "eval_every": 42,
-        "eval_decode": 8,
-        "label_smoothing": 0.1,
-        "gradient_accumulation_steps": 2,
-        "ema_decay": 0.99,
-        "mixed_precision": False,
     },
     "scheduler": {"warmup": 20},
     "system": {"num_threads": 1, "device": "cpu"},
@@ -58,17 +58,17 @@ class Outcome:
 
 def compare(folder: Path, kills: int, rng: random.Random) -> dict[str, Any]:
     """Train twice in `folder`, once with kills, and tell what was survived, lost and different in the end."""
-    config = folder / "config.json"
-    config.write_text(json.dumps(SETTINGS))
+    config, steps = folder / "config.json", max(STEPS, STEPS_OF_A_KILL * kills)
+    config.write_text(json.dumps({**SETTINGS, "training": {**TRAINING, "max_steps": steps}}))
     straight, killed = folder / "straight", folder / "killed"
     finish(start(config, straight))
     began = time.monotonic()
-    outcome = train_with_kills(config, killed, kills, rng)
+    outcome = train_with_kills(config, killed, kills, rng, steps=steps)
     expected, found = checksums(straight), checksums(killed)
     return {
         "kills_survived": outcome.kills,
         "kills_in_a_save": outcome.kills_in_a_save,
-        "steps": STEPS,
+        "steps": steps,
         "save_every": SAVE_EVERY,
         "lost_steps_max": max(outcome.lost_steps, default=0),
         "equal": found == expected,
@@ -93,14 +93,14 @@ def finish(process: "subprocess.Popen[str]") -> None:
         raise ResourceError(f"a training that was resumed ended with exit code {process.returncode}: {told}")
 
 
-def train_with_kills(config: Path, run: Path, kills: int, rng: random.Random) -> Outcome:
+def train_with_kills(config: Path, run: Path, kills: int, rng: random.Random, *, steps: int) -> Outcome:
     """Every tenth kill comes at any moment from the start of a process, half of the others while it saves."""
     outcome = Outcome()
     for number in range(kills):
         process = start(config, run)
         aimed = number % 2 == 0
         done = last_step(run)
-        share = max(1, (STEPS - done) // (kills - number + 1))  # of the steps that are left: some for each kill
+        share = max(1, (steps - done) // (kills - number + 1))  # of the steps that are left: some for each kill
         if number % 10 == 9:
             end = time.monotonic() + rng.uniform(0, 6)
             while time.monotonic() < end and last_step(run) < done + share:

@@ -40,7 +40,8 @@ def test_e3_sigterm_at_any_moment(case, tmp_path):
         asked = time.monotonic()
         (ended,) = end([process])
         slowest = max(slowest, time.monotonic() - asked)
-        assert ended.code == 75, f"{number}: {ended}"
+        unloaded = ended.code == -signal.SIGTERM and not ended.err  # Python was not so far that it could know of us
+        assert ended.code == 75 or unloaded, f"{number}: {ended}"
         if saved := ckpt.checkpoints(run / "checkpoints"):
             assert json.loads((saved[0] / "state.json").read_bytes())["step"] == last_step(run), number
     (replayed,) = together(1, ["-m", "pytorch_dl", "replay", str(run)])
