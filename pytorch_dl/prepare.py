@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from pytorch_dl.config import Config
+from pytorch_dl.config.model_config import DataConfig
 from pytorch_dl.dataset.efficient_dataloader import DataModule, RecordedText, Texts, texts_of
 from pytorch_dl.dataset.text_files import PairStream, TextSource
 from pytorch_dl.dataset.text_pair import Fault
@@ -29,7 +30,7 @@ def prepare(folder: RunFolder, config: Config, say: Say) -> DataModule:
     """Tokenizers and token stores, found in the folder or made."""
     texts = _same_texts(folder, config, say)
     data = DataModule(
-        data=config.data,
+        data=_with_number(config),
         batch_size=config.training.batch_size,
         seed=config.system.seed,
         tokenizers=_tokenizers(folder, config, texts, say),
@@ -40,6 +41,13 @@ def prepare(folder: RunFolder, config: Config, say: Say) -> DataModule:
     data.setup()
     _require_recorded(folder, data)
     return data
+
+
+def _with_number(config: Config) -> DataConfig:
+    """As long as it is not known how a step is divided, it is one batch."""
+    if config.data.max_tokens_per_batch != "auto":
+        return config.data
+    return config.data.model_copy(update={"max_tokens_per_batch": config.training.tokens_per_step})
 
 
 def text_of(folder: RunFolder, config: Config, side: Literal["train", "val"]) -> list[PairStream]:

@@ -21,6 +21,7 @@ from pytorch_dl.dataset.efficient_dataloader import (
     source,
     texts_of,
 )
+from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.errors import ConfigError, DataError, Interrupted
 from pytorch_dl.evaluating import evaluate_run
@@ -31,6 +32,7 @@ from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.prepare import new_tokenizers, prepare, text_states
 from pytorch_dl.process import keep_freed_memory
 from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training.largest_batch import resolve
 from pytorch_dl.training.peers import ALONE, Peers, joined, was_restarted
 from pytorch_dl.training.progress import Progress, Sample
 from pytorch_dl.training.run_folder import RunFolder
@@ -151,6 +153,7 @@ def train(folder: RunFolder, *, progress: Progress, peers: Peers = ALONE, accept
             remove_leftovers(folder.path)
         data = peers.in_turn(lambda: prepare(folder, config, progress.say))
         keep_freed_memory()  # not before: what preparation frees goes back to the system
+        config, batches = _divided_into_batches(folder, config, data, peers=peers, say=progress.say)
         divided = config.system.shard and peers.size > 1
         model = build_model(_on_host(config) if divided else config, data.tokenizers)
         place = peers.device if divided else next(model.parameters()).device
@@ -161,7 +164,7 @@ def train(folder: RunFolder, *, progress: Progress, peers: Peers = ALONE, accept
         decode = decoder(data, config.training) if config.training.eval_decode else None
         trainer = create_trainer(
             model=model,
-            train_dataloader=data.train_dataloader(),
+            train_dataloader=batches,
             val_dataloader=val,
             config=config,
             run_dir=folder.path,
@@ -185,6 +188,28 @@ def train(folder: RunFolder, *, progress: Progress, peers: Peers = ALONE, accept
             origin = {"best_step": state.best_step, "last_step": state.step, "averaged": trainer.has_average}
             write_json(temporary / "origin.json", origin)
         progress.say(f"kept for use: {_kept(state, config.training, has_average=trainer.has_average)}")
+
+
+def _divided_into_batches(
+    folder: RunFolder, config: Config, data: DataModule, *, peers: Peers, say: Say
+) -> tuple[Config, BatchLoader]:
+    """The training batches; where their size is to be found, also the configuration with it, which the folder keeps."""
+    loader = data.train_dataloader()
+    if config.data.max_tokens_per_batch != "auto":
+        return config, loader
+    found, line = resolve(
+        config,
+        loader,
+        lambda: build_model(config, data.tokenizers),
+        device=choose_device(config.system.device),
+        peers=peers,
+    )
+    data.data = found.data
+    loader.fill(data.max_tokens)
+    if peers.is_first:
+        folder.settle(found)
+    say(line)
+    return found, loader
 
 
 def _changed(before: dict[Path, tuple[int, int]], now: dict[Path, tuple[int, int]]) -> list[Path]:

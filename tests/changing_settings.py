@@ -229,6 +229,7 @@ VALIDATED = {**TEXTS, "training.eval_every": 1}
 STALE = {**VALIDATED, "training.eval_decode": 2, "training.early_stopping_metric": "exact_match"}
 THREADS = {**ONE, "data.layout": "padded", "data.num_workers": 1, "data.max_tokens_per_batch": 60}
 UNSTEADY = {**VALIDATED, "training.learning_rate": 1.0}
+DIVIDED = {**TEXTS, "data.max_tokens_per_batch": "auto", "training.tokens_per_step": 100}
 COSINE = {**TEXTS, "scheduler.name": "cosine"}
 
 CHANGES: dict[str, Change] = {
@@ -297,6 +298,7 @@ CHANGES: dict[str, Change] = {
     "training.time_limit": Change(TEXTS, 1e-3, training, "metrics"),
     "training.mixed_precision": Change(TEXTS, "bf16", training, "weights"),
     "training.gradient_accumulation_steps": Change(TEXTS, 2, training, "metrics"),
+    "training.tokens_per_step": Change(DIVIDED, 150, training, "metrics"),
     "training.max_grad_norm": Change(TEXTS, 1e-9, training, "weights"),
     "training.undo_loss_spikes": Change(UNSTEADY, 1.0001, or_error(training), "said"),
     "training.label_smoothing": Change(TEXTS, 0.3, training, "metrics"),

@@ -63,6 +63,41 @@ CASES: list[tuple[Changes, str]] = [
         "data.layout: packed fills rows by tokens and needs data.use_dynamic_batching: true, got false",
     ),
     (
+        {
+            "data": {"max_tokens_per_batch": "auto", "use_dynamic_batching": False},
+            "training": {"tokens_per_step": 64000},
+        },
+        "data.max_tokens_per_batch: auto needs data.use_dynamic_batching: true, got false",
+    ),
+    (
+        {"training": {"tokens_per_step": "64k"}},
+        "training.tokens_per_step (64000) needs data.max_tokens_per_batch: auto, got 4096",
+    ),
+    (
+        {"data": {"max_tokens_per_batch": "auto"}},
+        "data.max_tokens_per_batch: auto needs training.tokens_per_step, as in training.tokens_per_step=64k: "
+        "else the memory of the machine would decide how large a step is",
+    ),
+    (
+        {"data": {"max_tokens_per_batch": "auto"}, "training": {"tokens_per_step": 127}},
+        "data.max_length (128) is above training.tokens_per_step (127)",
+    ),
+    (
+        {
+            "data": {"max_tokens_per_batch": "auto"},
+            "training": {"tokens_per_step": 64000, "gradient_accumulation_steps": 4},
+        },
+        "training.gradient_accumulation_steps (4) is what data.max_tokens_per_batch: auto finds; leave it out",
+    ),
+    (
+        {
+            "data": {"max_tokens_per_batch": "auto"},
+            "training": {"tokens_per_step": 64000},
+            "system": {"shard": True},
+        },
+        "data.max_tokens_per_batch: auto tries the whole model in each process, but system.shard is true",
+    ),
+    (
         {"data": {"shared_vocabulary": False}},
         "model.tie_embeddings: all needs one vocabulary, but data.shared_vocabulary is false; use decoder or none",
     ),

@@ -9,7 +9,13 @@ if TYPE_CHECKING:
 
 def contradictions(config: "Config") -> list[str]:
     """Return one line for each contradiction, none for a sound config."""
-    return [*_model(config), *data_contradictions(config.data), *_model_and_data(config), *_training(config)]
+    return [
+        *_model(config),
+        *data_contradictions(config.data),
+        *_model_and_data(config),
+        *_division(config),
+        *_training(config),
+    ]
 
 
 def data_contradictions(data: "DataConfig") -> list[str]:
@@ -61,8 +67,11 @@ def _sides(text: "DataConfig | CorpusConfig", name: str) -> Iterator[str]:
 
 
 def _batches(data: "DataConfig") -> Iterator[str]:
-    if data.use_dynamic_batching and data.max_length > data.max_tokens_per_batch:
-        yield f"data.max_length ({data.max_length}) is above data.max_tokens_per_batch ({data.max_tokens_per_batch})"
+    most = data.max_tokens_per_batch
+    if data.use_dynamic_batching and most != "auto" and data.max_length > most:
+        yield f"data.max_length ({data.max_length}) is above data.max_tokens_per_batch ({most})"
+    if most == "auto" and not data.use_dynamic_batching:
+        yield "data.max_tokens_per_batch: auto needs data.use_dynamic_batching: true, got false"
     if data.layout == "packed" and not data.use_dynamic_batching:
         yield "data.layout: packed fills rows by tokens and needs data.use_dynamic_batching: true, got false"
 
@@ -73,6 +82,33 @@ def _model_and_data(config: "Config") -> Iterator[str]:
         yield f"data.max_length ({data.max_length}) is above model.max_seq_len ({model.max_seq_len})"
     if not data.shared_vocabulary and model.tie_embeddings == "all":
         yield "model.tie_embeddings: all needs one vocabulary, but data.shared_vocabulary is false; use decoder or none"
+
+
+def _division(config: "Config") -> Iterator[str]:
+    """How a step is divided into batches is either given or found."""
+    data, training = config.data, config.training
+    tokens, batches = training.tokens_per_step, training.gradient_accumulation_steps
+    if data.max_tokens_per_batch != "auto":
+        if tokens:
+            yield (
+                f"training.tokens_per_step ({tokens}) needs data.max_tokens_per_batch: auto, "
+                f"got {data.max_tokens_per_batch}"
+            )
+        return
+    if not tokens:
+        yield (
+            "data.max_tokens_per_batch: auto needs training.tokens_per_step, as in training.tokens_per_step=64k: "
+            "else the memory of the machine would decide how large a step is"
+        )
+    elif data.max_length > tokens:
+        yield f"data.max_length ({data.max_length}) is above training.tokens_per_step ({tokens})"
+    if batches > 1:
+        yield (
+            f"training.gradient_accumulation_steps ({batches}) is what data.max_tokens_per_batch: auto finds; "
+            "leave it out"
+        )
+    if config.system.shard:
+        yield "data.max_tokens_per_batch: auto tries the whole model in each process, but system.shard is true"
 
 
 def _training(config: "Config") -> Iterator[str]:

@@ -247,6 +247,8 @@ def _literals(annotation: Any) -> list[str]:
         return [str(value) for value in typing.get_args(annotation)]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         inner = typing.get_args(annotation)
+        if any(part not in (bool, types.NoneType) and not _literals(part) for part in inner):
+            return []  # what else it may be, other complaints tell
         found = [value for part in inner for value in _literals(part)]
         return ["true", "false", *found] if bool in inner and found else found
     return []

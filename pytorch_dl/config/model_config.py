@@ -131,8 +131,8 @@ class DataConfig(Section):
     """Longest side of a pair in tokens, end mark included; longer pairs are left out and counted."""
     use_dynamic_batching: bool = True
     """Fill batches by tokens, as `layout` says, rather than take batch_size pairs at random."""
-    max_tokens_per_batch: Positive = 4096
-    """Token positions of a batch on each side, padding included."""
+    max_tokens_per_batch: Positive | Literal["auto"] = 4096
+    """Token positions of a batch on each side, padding included; auto: training.tokens_per_step in few batches."""
     layout: Literal["auto", "packed", "padded"] = "auto"
     """Several pairs to a row of one width (packed), or one to a row (padded); auto packs texts of up to 256 tokens."""
     num_workers: Count = 1
@@ -162,6 +162,8 @@ class TrainingConfig(Section):
     """Lower precision in matrix products: the fastest safe one of the device (true), none (false), or the one named."""
     gradient_accumulation_steps: Positive = 1
     """Batches whose gradients make one optimizer step."""
+    tokens_per_step: Positive | None = None
+    """With data.max_tokens_per_batch auto: positions of an optimizer step, in as few batches as fit into memory."""
     max_grad_norm: PositiveNumber | None = 1.0
     """Gradients are scaled down to this norm when it is exceeded."""
     undo_loss_spikes: Annotated[Number, Field(gt=1)] | None = None

@@ -88,6 +88,12 @@ class DataModule:
         config = merged(Config(data=data or DataConfig()), {"data": given, "training": size})
         if found := data_contradictions(config.data):
             raise ConfigError("; ".join(found), where="DataModule")
+        if config.data.max_tokens_per_batch == "auto":
+            raise ConfigError(
+                "data.max_tokens_per_batch: auto is found by a run, which has a model to try",
+                where="DataModule",
+                fix="give a number",
+            )
         self.data, self.batch_size = config.data, config.training.batch_size
         self.seed, self.report = seed, report
         self.cache_dir = Path(cache_dir or self.data.cache_dir or default_cache())
@@ -122,6 +128,12 @@ class DataModule:
         return self._tokenizers
 
     @property
+    def max_tokens(self) -> int:
+        """Token positions of a batch on each side."""
+        assert self.data.max_tokens_per_batch != "auto", "refused at the beginning"
+        return self.data.max_tokens_per_batch
+
+    @property
     def vocab_sizes(self) -> tuple[int, int]:
         """Tokens of the source and of the target vocabulary."""
         return self.tokenizers.src.vocab_size, self.tokenizers.tgt.vocab_size
@@ -146,7 +158,7 @@ class DataModule:
             kept,
             [(corpus.start, corpus.stop, corpus.weight) for corpus in store.corpora],
             seed=self.seed,
-            max_tokens=data.max_tokens_per_batch,
+            max_tokens=self.max_tokens,
             batch_size=None if data.use_dynamic_batching else self.batch_size,
             packed=_are_packed(data, longest=int(max(lengths.src[kept].max(), lengths.tgt[kept].max()))),
         )

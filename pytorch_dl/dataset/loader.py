@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from threading import Thread
 
@@ -68,6 +69,20 @@ class BatchLoader:
             return []
         sizes = (rows * (src + tgt), rows * (src**2 + src * tgt + tgt**2))
         return [self._batch(plan, start + index) for index in sorted({int(size.argmax()) for size in sizes})]
+
+    def fullest(self, max_tokens: int) -> Batch:
+        """Made-up pairs that take as much memory as any batch of so many tokens."""
+        widths, longest = self.planner.fullest_widths, self.planner.longest
+        rows, token = -(-max_tokens // max(widths)), int(self.special.pad_id == 0)
+        src, tgt = (torch.full((rows, width), token) for width in (widths.src, 1 + widths.tgt))
+        batch = Batch.from_padded(src, tgt, pad_id=self.special.pad_id)
+        positions = {name: getattr(batch, name) % longest for name in ("src_positions", "tgt_positions")}
+        return replace(batch, **positions)
+
+    def fill(self, max_tokens: int) -> None:
+        """Fill the batches of all epochs by so many tokens from now on."""
+        self.planner = replace(self.planner, max_tokens=max_tokens)
+        self._plan = self._next_plan = None
 
     def share(self, epoch: int, start: int, is_mine: Callable[[int], bool]) -> Iterator[Batch | None]:
         """The same, with None in place of those whose number in the epoch is not mine: they are not made."""

@@ -64,13 +64,25 @@ class Planner:
     packed: bool = False
 
     def __post_init__(self) -> None:
-        kept = self.lengths.take(self.kept)
-        longest = int(max(kept.src.max(initial=0), kept.tgt.max(initial=0)))
-        if (self.batch_size is None or self.packed) and longest > self.max_tokens:
+        if (self.batch_size is None or self.packed) and self.longest > self.max_tokens:
             raise ConfigError(
-                f"a pair has {longest} tokens, but data.max_tokens_per_batch is {self.max_tokens}",
+                f"a pair has {self.longest} tokens, but data.max_tokens_per_batch is {self.max_tokens}",
                 fix="raise it, or lower data.max_length",
             )
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest side of a pair."""
+        kept = self.lengths.take(self.kept)
+        return int(max(kept.src.max(initial=0), kept.tgt.max(initial=0)))
+
+    @cached_property
+    def fullest_widths(self) -> Widths:
+        """Of rows that take most memory: all where they are packed, else one that is as long as any on both sides."""
+        if not self.packed:
+            return Widths(self.longest, self.longest)
+        every = self.lengths.take(self.kept)
+        return Widths.fitting(every.src, every.tgt, self.max_tokens)
 
     def plan(self, epoch: int) -> Plan:
         """The plan of one epoch; every kept pair of weight 1 is in it exactly once."""
@@ -131,8 +143,7 @@ class Planner:
         """
         rng = np.random.default_rng([self.seed, 0])
         lengths = self.lengths.take(rng.permutation(self._drawn(rng)))
-        every = self.lengths.take(self.kept)
-        widths = Widths.fitting(every.src, every.tgt, self.max_tokens)
+        widths = self.fullest_widths
         most = max(1, self.max_tokens // max(widths))
         least = max(int(lengths.src.sum()) // widths.src, int(lengths.tgt.sum()) // widths.tgt)
         if least > MANY_BATCHES * most:

@@ -103,6 +103,10 @@ class RunFolder:
                 write_json(self.evaluation, {"beam_size": beam_size})
             write_file(self.config, to_yaml(config))
 
+    def settle(self, config: Config) -> None:
+        """Write down what was found in place of what the configuration left open, before training begins."""
+        write_file(self.config, to_yaml(config))
+
     def note_begun(self, config: Config) -> None:
         """Remember with what configuration training goes on."""
         text = to_yaml(config)

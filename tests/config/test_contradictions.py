@@ -28,6 +28,7 @@ ALLOWED: list[Changes] = [
     {"data": {"max_length": 512}},
     {"data": {"max_length": 200, "max_tokens_per_batch": 199, "use_dynamic_batching": False}},
     {"data": {"layout": "packed"}},
+    {"data": {"max_tokens_per_batch": "auto"}, "training": {"tokens_per_step": 128}},
     {"data": {"shared_vocabulary": False}, "model": {"tie_embeddings": "decoder"}},
     {"data": {"tokenizer_name": "gpt2"}},
     {"data": {"tokenizer_name": "gpt2", "shared_vocabulary": False}, "model": {"tie_embeddings": "decoder"}},

@@ -304,3 +304,15 @@ def test_described_settings_are_the_settings(name: str, tmp_path: Path) -> None:
     assert load_config(written(tmp_path, text)) == config
     assert "  # Attention heads; each has d_model / n_heads features.\n  n_heads: " in text
     assert text.count("  # ") == sum(len(getattr(config, section).model_dump()) for section in Config.model_fields) + 7
+
+
+@pytest.mark.parametrize(
+    ("word", "what"),
+    [("0", "expected greater than or equal to 1, got 0"), ("atuo", "expected a number such as 500, 100k or 2m")],
+)
+def test_tokens_of_a_batch_are_a_number_or_auto(word: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=rf"data.max_tokens_per_batch: {what}.* auto: "):
+        with_overrides(Config(), [f"data.max_tokens_per_batch={word}"])
+    config = with_overrides(Config(), ["data.max_tokens_per_batch=auto", "training.tokens_per_step=64k"])
+    assert (config.data.max_tokens_per_batch, config.training.tokens_per_step) == ("auto", 64_000)
+    assert config.problems() == []

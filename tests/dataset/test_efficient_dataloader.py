@@ -173,3 +173,8 @@ class TestTextsOf:
         kept, held = (side[0] for side in texts_of(data, seed=1))
         assert (len(list(kept)), len(list(held))) == (51, 9)
         assert [pair.src for pair in held] != [pair.src for pair in texts_of(data, seed=2).val[0]]
+
+
+def test_auto_is_left_to_a_run() -> None:
+    with pytest.raises(ConfigError, match=r"DataModule: data.max_tokens_per_batch: auto is found by a run.*a number"):
+        DataModule(max_tokens_per_batch="auto")  # type: ignore[arg-type]
