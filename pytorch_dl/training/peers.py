@@ -178,7 +178,14 @@ def joined(device: torch.device) -> Iterator[Peers]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    store, rank, size = next(rendezvous("env://"))
+    try:
+        store, rank, size = next(rendezvous("env://"))
+    except dist.DistNetworkError as error:
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise ConfigError(
+            f"the processes cannot meet at {place} ({str(error).splitlines()[0][:120]})",
+            fix="give torchrun another --master-port, or end what uses this one",
+        ) from error
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONGEST_WAIT)
     peers = Peers(rank, size, device=device)

@@ -1,17 +1,47 @@
 """Several processes: their number changes nothing, and one that is lost is named by the others."""
 
+import json
+import random
 import signal
+import socket
 import time
 
 import pytest
-from processes import end, start, together
+from epochs_at_work import SLOTS, epoch
+from processes import ROOT, end, start, together
 from small_trainings import outcome, resume, settings_file, stopped, train, wait_for_step
 
 from pytorch_dl.files import damage
 from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training.peers import ALONE
 
 ORDER = (2, 1, 4, 3, 2)  # processes of one life after another
 STEPS = 600
+
+
+@pytest.mark.slow
+def test_g3_texts_that_processes_do_not_divide(case, tmp_path):
+    """Each pair is trained on once and validated on once, by one of them; what all know is what one process knows."""
+    rng = random.Random(1)
+    sizes = [(1, 1), (9, 1), (513, 1)][: case.size(2, 3)]
+    sizes += [(rng.randint(1, 600), rng.randint(1, 60)) for _ in range(case.size(0, 47))]
+    words = [f"{train_pairs},{val_pairs}" for train_pairs, val_pairs in sizes]
+    ended = end(start(SLOTS, [str(ROOT / "tests/epochs_at_work.py"), str(tmp_path), *words]), seconds=60 * len(sizes))
+    assert [one.code for one in ended] == [0] * SLOTS, ended
+    idle = 0
+    for train_pairs, val_pairs in sizes:
+        each = [json.loads((tmp_path / f"{train_pairs}-{val_pairs}-{rank}.json").read_text()) for rank in range(SLOTS)]
+        alone = epoch(train_pairs, val_pairs, ALONE)
+        for name, count in (("train", train_pairs), ("val", val_pairs)):
+            assert sorted(pair for own in each for pair in own[name]) == list(range(count))
+        assert [own["all"] for own in each] == [alone["all"]] * SLOTS
+        idle += sum(not own["val"] for own in each)
+    assert idle >= 3, "no process was without a batch to validate on"
+    case.survived(
+        len(sizes),
+        injected="1 to 600 pairs, 1 to 60 of validation on 4 processes",
+        lost=f"no pair, none twice; {idle} times a process had none to validate on",
+    )
 
 
 @pytest.mark.slow
@@ -62,3 +92,18 @@ def test_g4_a_process_that_dies_or_freezes(case, tmp_path):
         injected="kill -9 or SIGSTOP of one of three processes",
         lost=f"nothing that was saved; the others ended within {slowest:.0f} s",
     )
+
+
+def test_g5_a_port_that_is_taken(case, tmp_path, monkeypatch):
+    config = settings_file(tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for name, value in (("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", str(port))):
+            monkeypatch.setenv(name, value)
+        (ended,) = together(1, train(config, tmp_path / "run"))
+    assert ended.code == 2, ended
+    lines = [line for line in ended.err.splitlines() if line.startswith("pytorch-dl: ")]
+    assert len(lines) == 1 and f"cannot meet at 127.0.0.1:{port} (" in lines[0], ended.err
+    assert "Fix: give torchrun another --master-port" in lines[0]
