@@ -10,32 +10,14 @@ from unittest import mock
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from odd_texts import PIECES, lines_of
 
 from pytorch_dl.dataset import compression
 from pytorch_dl.dataset.text_files import TextSource
 from pytorch_dl.dataset.text_pair import Fault, TextPair
 
-MARK = b"\xef\xbb\xbf"
-PIECES = [
-    "a",
-    "bc ",
-    "\u2028",
-    "\u0085",
-    "\x0b",
-    "\x1c",
-    "\r",
-    "é",
-    "字",
-    "\ufeff",
-    "\n",
-    "\r\n",
-    "\r\r\n",
-    "\t",
-    " ",
-    "\U0001f600",
-]
 NO_TEXT = [b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xc0\x80", b"\0"]
-pieces = st.sampled_from([piece.encode() for piece in PIECES])
+pieces = st.sampled_from([piece.encode() for piece in [*PIECES, "\r\r\n", "\t", " ", "\U0001f600"]])
 texts = st.lists(pieces, min_size=1, max_size=30).map(b"".join)
 any_bytes = st.lists(pieces | st.sampled_from(NO_TEXT) | st.binary(max_size=3), min_size=1, max_size=30).map(b"".join)
 chunks = st.sampled_from([1, 7, 1 << 18])
@@ -44,13 +26,6 @@ chunks = st.sampled_from([1, 7, 1 << 18])
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("texts")
-
-
-def reference(data: bytes) -> list[bytes]:
-    """The lines, by their definition."""
-    lines = data.removeprefix(MARK).split(b"\n")
-    lines = lines if lines[-1] else lines[:-1]
-    return [line.removesuffix(b"\r") for line in lines]
 
 
 def text_of(raw: bytes, path: Path, line: int) -> str:
@@ -73,7 +48,7 @@ def test_two_files_are_split_at_line_feeds_and_nothing_else(folder: Path, src: b
     src_path, tgt_path = folder / "text.src", folder / "text.tgt"
     src_path.write_bytes(src)
     tgt_path.write_bytes(tgt)
-    src_lines, tgt_lines = reference(src), reference(tgt)
+    src_lines, tgt_lines = lines_of(src), lines_of(tgt)
     assume(src_lines and tgt_lines and not any(map(compression.compression_of, (src[:10], tgt[:10]))))
     expected: list[TextPair | str] = []
     for line, (one, other) in enumerate(zip(src_lines, tgt_lines, strict=False), 1):
@@ -94,7 +69,7 @@ def test_two_files_are_split_at_line_feeds_and_nothing_else(folder: Path, src: b
 def test_a_line_of_tsv_has_one_tab(folder: Path, data: bytes, chunk: int) -> None:
     path = folder / "text.tsv"
     path.write_bytes(data)
-    lines = reference(data)
+    lines = lines_of(data)
     assume(lines and not compression.compression_of(data[:10]))
     expected: list[TextPair | str] = []
     for line, raw in enumerate(lines, 1):
