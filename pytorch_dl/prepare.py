@@ -6,7 +6,7 @@ data.json there holds the fingerprints of the texts, so that a resumed run train
 import contextlib
 import itertools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ from pytorch_dl.dataset.tokenizer import TokenizerPair, build_tokenizers
 from pytorch_dl.errors import CheckpointError, DataError
 from pytorch_dl.files import damage, read_json, write_json
 from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training.peers import Peers
 from pytorch_dl.training.run_folder import RunFolder
 
 Say = Callable[[str], None]
@@ -64,14 +65,35 @@ def text_of(folder: RunFolder, config: Config, side: Literal["train", "val"]) ->
 
 def text_states(config: Config) -> dict[Path, tuple[int, int]]:
     """Size and time of the last change of each file of the training and validation text that is there."""
-    data = config.data.model_copy(update={"val_split": 0})  # to choose what is held out would read the text
     states = {}
-    for text in itertools.chain(*texts_of(data, seed=config.system.seed)):
+    for text in _undivided(config):
         with contextlib.suppress(DataError, OSError):
             for path in text.paths if isinstance(text, TextSource) else []:
                 found = path.stat()
                 states[path] = (found.st_size, found.st_mtime_ns)
     return states
+
+
+def require_same_texts(peers: Peers, config: Config) -> None:
+    """Raise on all processes, naming the text, where a path leads to another content on another machine.
+
+    Only the first process must be able to read its texts: the others find them prepared.
+    """
+    if peers.size == 1:
+        return
+    own = {}
+    for text in _undivided(config):
+        with contextlib.suppress(DataError, OSError):
+            own[text.name] = text.fingerprint()[:16]
+    firsts = peers.tell(own)
+    comparable = {name: own.get(name, first) for name, first in firsts.items()}
+    peers.refuse_difference(comparable, what="the fingerprints of the text")
+
+
+def _undivided(config: Config) -> Iterator[PairStream]:
+    """The training and validation texts as they lie on the disk: to choose what is held out would read them."""
+    data = config.data.model_copy(update={"val_split": 0})
+    return itertools.chain(*texts_of(data, seed=config.system.seed))
 
 
 def _tokenizers(folder: RunFolder, config: Config, texts: Texts, say: Say) -> TokenizerPair:

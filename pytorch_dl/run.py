@@ -29,7 +29,7 @@ from pytorch_dl.evaluation.metrics import bleu, chrf, exact_match, has_four_gram
 from pytorch_dl.files import RunLock, new_folder, remove_leftovers, write_json
 from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
-from pytorch_dl.prepare import new_tokenizers, prepare, text_states
+from pytorch_dl.prepare import new_tokenizers, prepare, require_same_texts, text_states
 from pytorch_dl.process import keep_freed_memory
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.largest_batch import resolve
@@ -78,6 +78,7 @@ def start(config: Config, out: Path, *, beam_size: int | None) -> None:
     """Begin a run and do all of it: as `begin` and `finish`, in all processes that torchrun started."""
     with joined(choose_device(config.system.device)) as peers:
         peers.refuse_difference(flat_settings(config), what="the configuration")
+        require_same_texts(peers, config)
         folder, progress = RunFolder(Path(peers.tell(str(out)))), _progress(peers)
         goes_on = was_restarted(peers) and folder.config.exists()
         if peers.is_first and not goes_on:
@@ -91,8 +92,10 @@ def start(config: Config, out: Path, *, beam_size: int | None) -> None:
 
 def go_on(folder: RunFolder, *, accept_changes: bool) -> None:
     """Do what is left of a begun run: as `finish`, in all processes that torchrun started."""
-    with joined(choose_device(folder.read_config().system.device)) as peers, _resumable(folder):
+    config = folder.read_config()
+    with joined(choose_device(config.system.device)) as peers, _resumable(folder):
         progress = _progress(peers)
+        require_same_texts(peers, config)
         train(folder, progress=progress, peers=peers, accept_changes=accept_changes)
     if peers.is_first:
         _evaluate_if_asked(folder, progress=progress)

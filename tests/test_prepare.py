@@ -1,14 +1,18 @@
 """A run trains on the texts that it began with: found, prepared anew before a checkpoint, refused after it."""
 
+import re
 from pathlib import Path
 
 import pytest
 from tiny_runs import write_tsv
+from torch import Tensor
 
 from pytorch_dl.config import Config
+from pytorch_dl.dataset.efficient_dataloader import texts_of
 from pytorch_dl.dataset.text_pair import Fault, TextPair
-from pytorch_dl.errors import CheckpointError, DataError
-from pytorch_dl.prepare import prepare, text_of, text_states
+from pytorch_dl.errors import CheckpointError, ConfigError, DataError
+from pytorch_dl.prepare import prepare, require_same_texts, text_of, text_states
+from pytorch_dl.training.peers import ALONE, Peers
 from pytorch_dl.training.run_folder import RunFolder
 
 FIRST = [("ab", "ba"), ("cd", "dc")]
@@ -140,3 +144,29 @@ def test_the_files_of_a_text(tmp_path: Path, text: Path) -> None:
     after = text_states(Config().update(data=data))
     assert [path for path in before if after[path] != before[path]] == [text]
     assert text_states(Config().update(data={"train_data_path": "hf://org/name"})) == {}
+
+
+class SecondOfTwo(Peers):
+    """Rank 1, to which the first process tells its texts."""
+
+    def __init__(self, firsts: dict[str, str]) -> None:
+        super().__init__(1, 2)
+        self.firsts = firsts
+
+    def tell(self, value: object) -> dict[str, str]:
+        return self.firsts
+
+    def add_up(self, numbers: Tensor) -> Tensor:
+        return numbers
+
+
+def test_another_text_at_the_same_path_on_another_process(text: Path) -> None:
+    (own,) = [one.fingerprint()[:16] for one in texts_of(config(text).data, seed=1).train]
+    told = f"the fingerprints of the text: {text} is '{own}' on rank 1 and 'other' on rank 0. Fix: start all"
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        require_same_texts(SecondOfTwo({str(text): "other"}), config(text))
+    require_same_texts(SecondOfTwo({str(text): own}), config(text))
+    require_same_texts(SecondOfTwo({}), config(text))  # the first finds it prepared
+    text.unlink()
+    require_same_texts(SecondOfTwo({str(text): "other"}), config(text))  # this one does
+    require_same_texts(ALONE, config(text))
