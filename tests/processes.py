@@ -22,8 +22,11 @@ class Ended(NamedTuple):
     err: str
 
 
-def start(count: int, command: Sequence[str]) -> "list[subprocess.Popen[str]]":
-    """Begin `python COMMAND` in so many processes that know of each other; {rank} in a word is the process's."""
+def start(count: int, command: Sequence[str], *, folder: str | None = None) -> "list[subprocess.Popen[str]]":
+    """Begin `python COMMAND` in so many processes that know of each other, in a folder.
+
+    {rank} in a word, and in the folder, is the process's.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -32,6 +35,7 @@ def start(count: int, command: Sequence[str]) -> "list[subprocess.Popen[str]]":
     begun = [
         subprocess.Popen(
             [sys.executable, *(word.format(rank=rank) for word in command)],
+            cwd=folder and folder.format(rank=rank),
             env={
                 **os.environ,
                 "PYTHONPATH": paths,

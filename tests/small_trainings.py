@@ -26,6 +26,7 @@ SETTINGS = [
     "training.eval_decode=4",
     "training.label_smoothing=0.1",
 ]
+LONGEST_LINES = 2**16  # bytes, more than a line has
 
 
 def settings_file(folder: Path) -> Path:
@@ -73,5 +74,9 @@ def wait_for_step(run: Path, step: int) -> None:
 def last_step(run: Path) -> int:
     """Of the record's whole lines; 0 where there is none."""
     record = run / METRICS
-    whole = record.read_bytes().split(b"\n")[:-1] if record.exists() else []
+    if not record.exists():
+        return 0
+    with record.open("rb") as file:
+        file.seek(max(0, record.stat().st_size - LONGEST_LINES))  # a long record is asked for often
+        whole = file.read().split(b"\n")[:-1]
     return int(json.loads(whole[-1])["step"]) if whole else 0
