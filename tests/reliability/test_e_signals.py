@@ -31,10 +31,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def test_e3_sigterm_at_any_moment(case, tmp_path):
     """From the start of a process on, again and again; at last, the steps since the last save are recomputed."""
     config, run = settings_file(tmp_path), tmp_path / "run"
+    words = ("training.max_steps=100000", "system.compile=false")  # to compile takes half a minute of each life
     times, rng, slowest = case.size(4, 100), random.Random(3), 0.0
     for number in range(times):
         begun = (run / "config.yaml").exists()
-        (process,) = start(1, resume(run) if begun else train(config, run, "training.max_steps=100000"))
+        (process,) = start(1, resume(run) if begun else train(config, run, *words))
         time.sleep(rng.uniform(0.5, 6.0))
         process.send_signal(signal.SIGTERM)
         asked = time.monotonic()

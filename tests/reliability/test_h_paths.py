@@ -140,7 +140,7 @@ def lead_out_of_manifests(case, tiny_run, tmp_path, outside, capsys) -> int:
     for place in ("model", "checkpoints/step-00000020", "tokenizer", "cache/*")[:: case.size(2, 1)]:
         for name in names:
             run = unfinished_run(tiny_run, tmp_path / "paths", keeps=f"{place}/")
-            (target,) = run.glob(place) if "*" not in place else sorted(run.glob(place))[:1]
+            target = next(path for path in sorted(run.glob(place)) if path.is_dir())
             sign(target, {name: sum_of_it})
             with Watch(outside) as watch:
                 reason = damage(target)
