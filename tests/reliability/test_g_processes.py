@@ -90,7 +90,7 @@ def test_g4_a_process_that_dies_or_freezes(case, tmp_path):
     for number in range(rounds):
         for how in (signal.SIGKILL, signal.SIGSTOP):
             run = tmp_path / f"run{number}{how.name}"
-            first, second, third = start(3, train(config, run, "training.max_steps=100000"))
+            first, second, third = start(3, train(config, run, "training.max_steps=100000", "system.compile=false"))
             wait_for_step(run, 5 + number)
             second.send_signal(how)
             asked = time.monotonic()
