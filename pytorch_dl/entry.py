@@ -4,12 +4,16 @@ import os
 import signal
 import sys
 import traceback
+from types import FrameType
 
 from pytorch_dl.cli import app
 from pytorch_dl.errors import ConfigError, Interrupted
 from pytorch_dl.failures import told
 from pytorch_dl.process import fix_kernels
 from pytorch_dl.training.progress import Stderr
+
+IMPORTING = "<frozen importlib._bootstrap>"
+SECONDS_OF_AN_IMPORT = 0.05  # until a signal that came in one comes again
 
 
 def main() -> None:
@@ -33,8 +37,19 @@ class _Stopped(KeyboardInterrupt):
     """A signal. Where a KeyboardInterrupt itself ends text that some library runs, Python kills itself at its end."""
 
 
-def _stop(number: int, frame: object) -> None:
-    raise _Stopped
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End whatever goes on, but an import: libraries swallow what comes there, and then lack a half of themselves."""
+    if _is_importing(frame):
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+        signal.setitimer(signal.ITIMER_REAL, SECONDS_OF_AN_IMPORT)
+    else:
+        raise _Stopped
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != IMPORTING:
+        frame = frame.f_back
+    return frame is not None
 
 
 def execute(arguments: list[str], *, debug: bool = False) -> int:

@@ -476,21 +476,6 @@ class TestResume:
         assert snapshot(tiny_run) == before
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
-    def test_a_signal_in_text_that_a_library_runs_is_told_by_the_exit_code(self, number, tmp_path):
-        """As dataclasses do on import; of a KeyboardInterrupt there, `python -m` kills itself at its end."""
-        (tmp_path / "program.py").write_text(
-            "import os, signal\nfrom pytorch_dl import entry\n"
-            f"text = 'os.kill(os.getpid(), {int(number)}); [None for _ in range(10**8)]'\n"
-            "entry.app = lambda *words, **named: exec(text)\nentry.main()\n"
-        )
-        paths = os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parent.parent)])
-        ended = subprocess.run(
-            [sys.executable, "-m", "program"], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True
-        )
-        assert ended.returncode == 75, ended
-        assert ended.stderr == "pytorch-dl: interrupted before anything had to be saved. Fix: run it again.\n"
-
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
     def test_after_a_signal_ends_in_the_same_weights(self, number, tiny_run, tmp_path, capsys, monkeypatch):
         result = self.interrupted(number, tiny_run, tmp_path, capsys, monkeypatch, step=13)
         assert result.code == 75
@@ -573,6 +558,26 @@ class TestProcess:
     """What only a process of its own can show."""
 
     LONG = (*TINY, "training.max_steps=60", "training.eval_every=100k", "training.save_every=20")
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
+    @pytest.mark.parametrize("call_it", ["exec(text)", "import library; assert library.whole"])
+    def test_a_signal_in_a_library_is_told_by_the_exit_code(self, call_it, number, tmp_path):
+        """Of a KeyboardInterrupt in text that is run, `python -m` kills itself at its end; imports may swallow it."""
+        send = f"os.kill(os.getpid(), {int(number)})"
+        (tmp_path / "library.py").write_text(
+            f"import os\ntry: {send}\nexcept BaseException: pass\nelse: whole = True\n"
+        )
+        (tmp_path / "program.py").write_text(
+            f"import os, time\nfrom pytorch_dl import entry\ntext = '{send}'\n"
+            f"def work(*words, **named):\n    {call_it}\n    time.sleep(60)\n"
+            "entry.app = work\nentry.main()\n"
+        )
+        paths = os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parent.parent)])
+        ended = subprocess.run(
+            [sys.executable, "-m", "program"], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True
+        )
+        assert ended.returncode == 75, ended
+        assert ended.stderr == "pytorch-dl: interrupted before anything had to be saved. Fix: run it again.\n"
 
     def test_sigterm_saves_and_resume_ends_in_the_same_weights(self, tmp_path, capsys):
         text = write_tsv(tmp_path / "text.tsv")
