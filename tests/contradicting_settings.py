@@ -70,11 +70,11 @@ CASES: list[tuple[Changes, str]] = [
         "data.max_tokens_per_batch: auto needs data.use_dynamic_batching: true, got false",
     ),
     (
-        {"training": {"tokens_per_step": "64k"}},
+        {"data": {"max_tokens_per_batch": 4096}, "training": {"tokens_per_step": "64k"}},
         "training.tokens_per_step (64000) needs data.max_tokens_per_batch: auto, got 4096",
     ),
     (
-        {"data": {"max_tokens_per_batch": "auto"}},
+        {"data": {"max_tokens_per_batch": "auto"}, "training": {"tokens_per_step": None}},
         "data.max_tokens_per_batch: auto needs training.tokens_per_step, as in training.tokens_per_step=64k: "
         "else the memory of the machine would decide how large a step is",
     ),
