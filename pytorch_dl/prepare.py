@@ -54,7 +54,7 @@ def _with_number(config: Config) -> DataConfig:
 def text_of(folder: RunFolder, config: Config, side: Literal["train", "val"]) -> list[PairStream]:
     """The text of a run, to look at again; a DataError where it is gone or is another by now."""
     texts: list[PairStream] = getattr(texts_of(config.data, seed=config.system.seed), side)
-    recorded = _recorded_texts(folder)
+    recorded = recorded_texts(folder)
     if recorded is None:
         raise DataError("the run does not hold what tells its text", where=str(folder.data))
     for text, before in itertools.zip_longest(texts, recorded[side]):
@@ -118,7 +118,7 @@ def new_tokenizers(config: Config, texts: Texts, say: Say) -> TokenizerPair:
 
 def _same_texts(folder: RunFolder, config: Config, say: Say) -> Texts:
     """The texts, which must be those that the run began with; the token stores do in place of texts that are gone."""
-    recorded = _recorded_texts(folder)
+    recorded = recorded_texts(folder)
     try:
         texts = texts_of(config.data, seed=config.system.seed)
         now = {side: [_record(text) for text in getattr(texts, side)] for side in Texts._fields}
@@ -141,7 +141,7 @@ def _same_texts(folder: RunFolder, config: Config, say: Say) -> Texts:
 
 def _require_recorded(folder: RunFolder, data: DataModule) -> None:
     """Refuse a text that has changed between its fingerprint and its token store: the record would tell another."""
-    recorded = _recorded_texts(folder)
+    recorded = recorded_texts(folder)
     assert recorded is not None, "the folder tells of no text"
     for side, store in (("train", data.train_store), ("val", data.val_store)):
         for text, made_from in zip(recorded[side], store.texts if store else [], strict=True):
@@ -177,7 +177,8 @@ def _first_change(recorded: Record, now: Record) -> str:
     return "other texts"
 
 
-def _recorded_texts(folder: RunFolder) -> Record | None:
+def recorded_texts(folder: RunFolder) -> Record | None:
+    """The texts that a run began with, by their fingerprints; None where it does not hold them."""
     if not folder.data.exists():
         return None
     try:

@@ -1,8 +1,9 @@
-"""What training writes down: metrics.jsonl, timing.jsonl and the trackers.
+"""What training writes down: metrics.jsonl, timing.jsonl, samples.jsonl and the trackers.
 
 metrics.jsonl is the record: a pure function of data, configuration and seed, cut back after a kill to where it was at
 the checkpoint.
-What depends on the clock or the machine (tokens/s, memory) lies beside it in timing.jsonl.
+What depends on the clock or the machine (tokens/s, memory) lies beside it in timing.jsonl, what each validation
+translated in samples.jsonl. Neither is cut back: of several lines of a step, the last one counts.
 """
 
 import itertools
@@ -14,7 +15,7 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from queue import Full, Queue
@@ -26,7 +27,7 @@ import torch
 from pytorch_dl.config.model_config import LoggingConfig
 from pytorch_dl.files import disk_errors, make_folder, sync_folder, write_file
 
-METRICS, TIMING, WANDB_ID = "metrics.jsonl", "timing.jsonl", "wandb_id"
+METRICS, TIMING, SAMPLES, WANDB_ID = "metrics.jsonl", "timing.jsonl", "samples.jsonl", "wandb_id"
 CALLS_WAITING, CLOSING_SECONDS = 1000, 10.0  # for a tracker, until it is given up
 Record = Mapping[str, Any]
 
@@ -136,7 +137,7 @@ def set_record_aside(folder: Path) -> Path | None:
     if not record.exists() or not record.stat().st_size:
         return None
     number = next(n for n in itertools.count(1) if not (folder / f"metrics.{n}.jsonl").exists())
-    for name in (TIMING, METRICS):
+    for name in (TIMING, SAMPLES, METRICS):
         if (folder / name).exists():
             (folder / name).rename(folder / f"{Path(name).stem}.{number}.jsonl")
     (folder / WANDB_ID).unlink(missing_ok=True)
@@ -188,7 +189,7 @@ class MetricsLog:
 
     def __init__(self, folder: Path, trackers: list[Tracker], *, position: int) -> None:
         self.trackers = [TrackerThread(tracker) for tracker in trackers]
-        self._metrics, self._timing = folder / METRICS, folder / TIMING
+        self._metrics, self._timing, self._samples = folder / METRICS, folder / TIMING, folder / SAMPLES
         with disk_errors(self._metrics):
             make_folder(folder)
             self._metrics.touch()
@@ -209,6 +210,10 @@ class MetricsLog:
         """Record what depends on the machine."""
         _append(self._timing, {"step": step, **values})
         self._track(step, "system", values)
+
+    def write_samples(self, step: int, samples: Sequence[Record]) -> None:
+        """Record what a validation translated."""
+        _append(self._samples, {"step": step, "samples": samples})
 
     def text(self, step: int, name: str, text: str) -> None:
         """Pass a text sample to the trackers."""

@@ -92,7 +92,8 @@ class Reporter:
         }
         self._write(state.step, "train", values)
         if self._log:
-            self._log.write_timing(state.step, {"seconds": state.seconds, "tokens_per_second": speed, **memory_mb()})
+            machine = {"seconds": state.seconds, "tokens_per_second": speed, **memory_mb()}
+            self._log.write_timing(state.step, {**machine, "efficiency": window.efficiency})
         self._since, self._tokens = time.monotonic(), 0
 
     def epoch(self, state: TrainState, sums: Sums, *, total_steps: int, ending: str) -> None:
@@ -119,6 +120,7 @@ class Reporter:
         self.say(f"step {state.step:,}: {scores}{', the best so far' if best else ''}")
         self.progress.samples(samples[:SAMPLES_SHOWN])
         if self._log and samples:
+            self._log.write_samples(state.step, [sample._asdict() for sample in samples])
             text = "\n\n".join(f"{s.src}  \n{s.reference}  \n{s.translation}" for s in samples[:SAMPLES_SHOWN])
             self._log.text(state.step, "samples", text)
         self._since, self._tokens = time.monotonic(), 0

@@ -4,10 +4,10 @@ config.yaml        the resolved configuration         environment.json  versions
 begun.yaml         as it was when training began       data.json         fingerprints of the texts
 tokenizer/         of both sides
 checkpoints/       the newest ones and the best        cache/            prepared token stores
-metrics.jsonl      the record; timing.jsonl, tensorboard/ beside it
+metrics.jsonl      the record; timing.jsonl, samples.jsonl, tensorboard/ beside it
 model/             the weights for use, written at the end of training
 evaluation.json    how the run is evaluated at its end; without it, it is not
-report.json        scores of the evaluation, report.md for people
+report.json        scores of the evaluation, report.md for people; report.html, all of the run on a page
 """
 
 import os
@@ -21,6 +21,7 @@ import torch
 from pytorch_dl.config import Config, load_config, to_yaml
 from pytorch_dl.errors import CheckpointError, ConfigError
 from pytorch_dl.files import MANIFEST, RunLock, damage, read_json, strange_entries, write_file, write_json
+from pytorch_dl.training.source import source
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ class RunFolder:
         return self.path / "data.json"
 
     @property
+    def environment(self) -> Path:
+        """Versions, machine and source."""
+        return self.path / "environment.json"
+
+    @property
     def evaluation(self) -> Path:
         """How the run is evaluated at its end."""
         return self.path / "evaluation.json"
@@ -73,6 +79,11 @@ class RunFolder:
     def report(self) -> Path:
         """Scores of the evaluation."""
         return self.path / "report.json"
+
+    @property
+    def page(self) -> Path:
+        """All of the run on a page."""
+        return self.path / "report.html"
 
     @property
     def is_finished(self) -> bool:
@@ -98,7 +109,7 @@ class RunFolder:
         """Begin a run in a folder that holds none, to be evaluated with `beam_size` at its end, or not at all."""
         with RunLock(self.path):  # of two that begin at one moment, the other is told so
             self.refuse_another()
-            write_json(self.path / "environment.json", environment())
+            write_json(self.environment, {**environment(), **source()})
             if beam_size:
                 write_json(self.evaluation, {"beam_size": beam_size})
             write_file(self.config, to_yaml(config))

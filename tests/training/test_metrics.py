@@ -13,7 +13,7 @@ from tiny import tiny_loader, tiny_model, tiny_trainer
 
 from pytorch_dl.config import Config
 from pytorch_dl.config.model_config import LoggingConfig
-from pytorch_dl.training.metrics import METRICS, TIMING, MetricsLog, Tracker, make_trackers, memory_mb
+from pytorch_dl.training.metrics import METRICS, SAMPLES, TIMING, MetricsLog, Tracker, make_trackers, memory_mb
 from pytorch_dl.training.progress import Sample
 from pytorch_dl.training.trainer import create_trainer
 from pytorch_dl.training.validation import Decoded
@@ -55,6 +55,14 @@ class TestRecord:
         log.write_timing(3, {"seconds": 1.5})
         assert lines(tmp_path / "new" / TIMING) == [{"step": 3, "seconds": 1.5}]
         assert log.position == (tmp_path / "new" / METRICS).stat().st_size
+
+    def test_samples_lie_in_a_file_of_their_own(self, tmp_path: Path) -> None:
+        log = MetricsLog(tmp_path, [], position=0)
+        log.write_samples(3, [{"src": "größe", "reference": "size", "translation": ""}])
+        assert (tmp_path / SAMPLES).read_text("utf-8") == (
+            '{"step": 3, "samples": [{"src": "größe", "reference": "size", "translation": ""}]}\n'
+        )
+        assert log.position == 0
 
     def test_is_cut_back_to_the_checkpoint(self, tmp_path: Path) -> None:
         log = MetricsLog(tmp_path, [], position=0)

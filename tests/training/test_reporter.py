@@ -8,7 +8,7 @@ import pytest
 from tiny import QUIET, silent
 
 from pytorch_dl.config.model_config import LoggingConfig
-from pytorch_dl.training.metrics import METRICS, TIMING
+from pytorch_dl.training.metrics import METRICS, SAMPLES, TIMING
 from pytorch_dl.training.progress import Progress, Sample, duration
 from pytorch_dl.training.reporter import Reporter
 from pytorch_dl.training.train_state import Sums, TrainState
@@ -47,6 +47,7 @@ def test_a_step(tmp_path: Path) -> None:
     assert timing["step"] == 7
     assert timing["seconds"] == 9.0
     assert timing["tokens_per_second"] > 0
+    assert timing["efficiency"] == 0.5
 
 
 @pytest.mark.parametrize(("step", "count"), [(9, 0), (10, 1), (11, 0), (20, 1)])
@@ -79,6 +80,8 @@ def test_an_epoch_and_a_validation(tmp_path: Path) -> None:
         reporter.validation(state, {"val_loss": 1.5, "exact_match": 20.0}, samples, best=True)
         reporter.validation(state, {"val_loss": 1.5}, [], best=False)
     epoch, first, second = records(tmp_path)
+    (kept,) = (json.loads(line) for line in (tmp_path / SAMPLES).read_text().splitlines())
+    assert kept == {"step": 1234, "samples": [sample._asdict() for sample in samples]}
     assert (epoch["kind"], epoch["epoch"], epoch["steps"], epoch["efficiency"]) == ("epoch", 3, 2, 0.5)
     assert first == {"step": 1234, "kind": "validation", "val_loss": 1.5, "exact_match": 20.0, "best": True}
     assert second["best"] is False
