@@ -256,6 +256,19 @@ def evaluate(
 
 
 @app.command()
+def report(
+    runs: o.Runs,
+    out: o.PageOut = None,
+    evaluation: o.Evaluations = None,
+    attention: o.Attention = True,
+) -> None:
+    """Write one page of HTML on a run or several: curves, scores, translations, settings; it needs nothing else."""
+    from pytorch_dl.commands import print_page
+
+    print_page(runs, out, evaluations=evaluation or [], with_attention=attention)
+
+
+@app.command()
 def export(
     run_folder: o.Run,
     to: o.ExportTo,

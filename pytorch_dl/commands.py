@@ -1,14 +1,17 @@
-"""What the commands `check`, `verify`, `replay` and `doctor` print."""
+"""What the commands `check`, `verify`, `replay`, `report` and `doctor` print."""
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pytorch_dl.config import Config
 from pytorch_dl.doctor.checkup import examine
 from pytorch_dl.errors import CheckpointError, ResourceError
 from pytorch_dl.replaying import changed_environment, replay, replay_failure
+from pytorch_dl.reporting.page import write_page
 from pytorch_dl.run import check_texts, refuse_errors
+from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.verifying import verify
 
 
@@ -57,6 +60,13 @@ def print_replayed_failure(run: Path) -> None:
     print(f"step {before.step}, computed again: {f'not finite {now}' if now else 'all is finite'}")
     for pair, src, tgt in pairs:
         print(f"pair {pair}: {src} -> {tgt}")
+
+
+def print_page(runs: Sequence[Path], out: Path | None, *, evaluations: Sequence[Path], with_attention: bool) -> None:
+    """Write the page of the runs and print where it is; that of one run lies in its folder unless told otherwise."""
+    place = out or (RunFolder(runs[0]).page if len(runs) == 1 else Path("report.html"))
+    write_page(runs, place, evaluations=evaluations, with_attention=with_attention)
+    print(place)
 
 
 def print_checkup(folder: Path, *, kills: int) -> None:

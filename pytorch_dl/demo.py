@@ -66,7 +66,7 @@ def demonstrate(out: Path) -> None:
     width = max(len(line) for line in LINES)
     for line, translation in zip(LINES, translator.translate(LINES), strict=True):
         print(f"{line:<{width}}  ->  {translation}")
-    print(f"\nEverything lies in {out}: config.yaml, metrics.jsonl, report.md, checkpoints/, model/")
+    print(f"\nEverything lies in {out}: config.yaml, metrics.jsonl, report.html, checkpoints/, model/")
     command = os.path.relpath(Path(sys.executable).with_name("pytorch-dl"))
     print(f"Translate more with: {command} translate {out}")
     if sys.stdin.isatty() and sys.stdout.isatty():

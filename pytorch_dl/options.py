@@ -116,6 +116,18 @@ Comet = Annotated[
 CometModel = Annotated[str, typer.Option(metavar="NAME", help="With --comet: its model.")]
 EvaluationJson = Annotated[bool, typer.Option("--json", help="Print all of it as one JSON object.")]
 
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; several are laid over each other.")]
+PageOut = Annotated[
+    Path | None, typer.Option("--out", help="File for the page; RUN/report.html, of several runs report.html.")
+]
+Evaluations = Annotated[
+    list[Path] | None,
+    typer.Option("--evaluation", metavar="FILE", help="What `evaluate --compare ... --json` printed; may be repeated."),
+]
+Attention = Annotated[
+    bool, typer.Option("--attention/--no-attention", help="Maps of where the model looked, for which it is loaded.")
+]
+
 ExportTo = Annotated[
     str, typer.Option("--to", metavar="ctranslate2|onnx|safetensors", help="Form of the model: for which program.")
 ]

@@ -23,7 +23,7 @@ from pytorch_dl.dataset.efficient_dataloader import (
 )
 from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.dataset.tokenizer import TokenizerPair
-from pytorch_dl.errors import ConfigError, DataError, Interrupted
+from pytorch_dl.errors import ConfigError, DataError, Interrupted, UserError
 from pytorch_dl.evaluating import evaluate_run
 from pytorch_dl.evaluation.metrics import bleu, chrf, exact_match, has_four_grams
 from pytorch_dl.files import RunLock, new_folder, remove_leftovers, write_json
@@ -31,6 +31,7 @@ from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.prepare import new_tokenizers, prepare, require_same_texts, text_states
 from pytorch_dl.process import keep_freed_memory
+from pytorch_dl.reporting.page import write_page
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.largest_batch import resolve
 from pytorch_dl.training.peers import ALONE, Peers, joined, was_restarted
@@ -135,7 +136,19 @@ def _evaluate_if_asked(folder: RunFolder, *, progress: Progress) -> None:
                 evaluate_run(folder, beam_size=beam_size, progress=progress)
             except DataError as error:  # texts were checked at the beginning: they are gone
                 progress.say(f"not evaluated: {error}")
+        if beam_size and not folder.page.exists():
+            _write_page(folder, progress)
     progress.say(f"translate with: pytorch-dl translate {folder.path}")
+
+
+def _write_page(folder: RunFolder, progress: Progress) -> None:
+    """Show all of the run on a page, without which it is whole as well."""
+    try:
+        write_page([folder.path], folder.page)
+    except (UserError, OSError) as error:
+        progress.say(f"no page was written: {error}")
+    else:
+        progress.say(f"all of it on a page: {folder.page}")
 
 
 def train(folder: RunFolder, *, progress: Progress, peers: Peers = ALONE, accept_changes: bool = False) -> None:

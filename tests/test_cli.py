@@ -29,6 +29,7 @@ COMMANDS = (
     "check",
     "translate",
     "evaluate",
+    "report",
     "demo",
     "config",
     "config show",
@@ -109,7 +110,7 @@ class TestRun:
             *("config.yaml", "begun.yaml", "data.json", "environment.json", "evaluation.json"),
             *("metrics.jsonl", "timing.jsonl"),
             *("tokenizer", "cache", "checkpoints", "model"),
-            *("report.json", "report.md", "validation.translations.txt", "validation.compared.tsv"),
+            *("report.json", "report.md", "report.html", "validation.translations.txt", "validation.compared.tsv"),
         }
         report = json.loads((tiny_run / "report.json").read_text())
         assert (report["text"], report["pairs"], report["beam_size"]) == ("validation", 12, 2)

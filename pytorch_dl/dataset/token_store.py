@@ -109,6 +109,23 @@ def open_or_build(
     raise ResourceError(f"the new token store reads back damaged: {found}", where=str(folder), fix="check this disk")
 
 
+def stored_lengths(
+    streams: Sequence[PairStream], tokenizers: TokenizerPair, *, cache_dir: Path
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """(n,) source and (n,) target tokens of each pair, of a store that is there; None where there is none.
+
+    For figures: nothing but the offsets is read, and no checksum is compared.
+    """
+    folder = cache_dir / _sha256(_key_parts(streams, tokenizers))[:_KEY_LENGTH]
+    try:
+        meta = files.read_json(folder / META)
+        sides = [_array(folder / f"{side}_offsets", meta) for side in ("src", "tgt")]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    src, tgt = (np.diff(offsets) for offsets in sides)
+    return src, tgt
+
+
 def _key_parts(streams: Sequence[PairStream], tokenizers: TokenizerPair) -> dict[str, Any]:
     return {
         "version": STORE_VERSION,

@@ -33,6 +33,16 @@ def test_it_holds_the_ids_of_every_pair_in_order(cache: Cache, monkeypatch: pyte
     assert store.tgt_lengths.tolist() == [len(tgt.encode()) for _, tgt in PAIRS]
 
 
+def test_lengths_are_told_of_a_store_that_is_there(cache: Cache) -> None:
+    assert token_store.stored_lengths([Pairs()], BYTES, cache_dir=cache.folder) is None
+    store = cache.open(Pairs())
+    src, tgt = token_store.stored_lengths([Pairs()], BYTES, cache_dir=cache.folder)
+    assert np.array_equal(src, store.src_lengths) and np.array_equal(tgt, store.tgt_lengths)
+    assert token_store.stored_lengths([Pairs(PAIRS[:5])], BYTES, cache_dir=cache.folder) is None
+    (cache.stores[0] / "src_offsets").write_bytes(b"1234")
+    assert token_store.stored_lengths([Pairs()], BYTES, cache_dir=cache.folder) is None
+
+
 def test_long_texts_end_a_chunk_early(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_writer, "_CHUNK_CHARACTERS", 50)
     chunks = list(token_writer._chunks(TextPair("s" * 20, "t" * 20, line) for line in range(5)))
