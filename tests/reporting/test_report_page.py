@@ -103,7 +103,7 @@ def test_where_the_model_looked(run):
     sources, targets = [*"ab", "▁", *"cd", "</s>"], [*"cd", "▁", *"cd", "</s>"]
     translator = load(run, device="cpu")
     ids = [*translator.tokenizers.tgt.encode("cd cd"), translator.tokenizers.tgt.eos_id]
-    attention = translator.attention_map("ab cd", ids)
+    attention = translator.attention("ab cd", ids)
     assert (attention.source, attention.target) == (sources, targets)
     for target, weights in zip(targets, attention.weights, strict=True):
         for source, weight in zip(sources, weights, strict=True):
