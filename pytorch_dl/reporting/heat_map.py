@@ -42,7 +42,7 @@ def _cells(attention: AttentionMap, left: float, top: float) -> list[Html]:
                 "rx": 2,
                 "opacity": f"{weight / most:.2f}",
             },
-            tag("title", {}, f"{piece} ← {attention.source[column]}: {weight:.0%}"),
+            tag("title", {}, f"{_seen(piece)} ← {_seen(attention.source[column])}: {weight:.0%}"),
         )
         for row, (piece, weights) in enumerate(zip(attention.target, attention.weights, strict=True))
         for column, weight in enumerate(weights)
@@ -50,5 +50,10 @@ def _cells(attention: AttentionMap, left: float, top: float) -> list[Html]:
     ]
 
 
+def _seen(piece: str) -> str:
+    return piece.replace(" ", "▁")
+
+
 def _short(piece: str) -> str:
+    piece = _seen(piece)
     return piece if len(piece) <= MOST_LETTERS else f"{piece[: MOST_LETTERS - 1]}…"
