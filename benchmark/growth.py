@@ -30,7 +30,6 @@ from benchmark.measuring.command_line import positive, say
 from benchmark.measuring.compilation import each_shape_compiled
 from benchmark.measuring.device_time import synchronize
 from benchmark.measuring.machine import RESULTS, machine
-from benchmark.measuring.memory import peak_bytes
 from benchmark.measuring.roofline import Probe, Roof, least_bytes
 from benchmark.race.report import rounded
 from benchmark.sweeps.plot import write_plot
@@ -40,6 +39,7 @@ from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.files import write_json
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.process import keep_freed_memory
+from pytorch_dl.training.live_memory import peak_bytes
 from pytorch_dl.training.optimizer import make_optimizer
 from pytorch_dl.training.precision import DTYPES, Precision, choose_precision
 from pytorch_dl.training.trainer import OptimizedTrainer

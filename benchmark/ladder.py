@@ -24,7 +24,6 @@ import torch._dynamo
 
 from benchmark.measuring.command_line import say
 from benchmark.measuring.machine import machine
-from benchmark.measuring.memory import peak_bytes
 from benchmark.race.by_turns import turns
 from benchmark.race.measures import TURN_STEPS
 from benchmark.race.workload import prepare
@@ -33,6 +32,7 @@ from benchmark.rungs.plot import median_ratio, write_ladder
 from benchmark.rungs.rung import Rung, rungs
 from pytorch_dl.files import write_file, write_json
 from pytorch_dl.process import keep_freed_memory
+from pytorch_dl.training.live_memory import peak_bytes
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from benchmark import benchmark, ladder
 from benchmark.contenders.baseline import PlainTransformer
 from benchmark.contenders.hf_trainer import Clock
 from benchmark.contenders.peers import found_peers
-from benchmark.measuring.memory import GRADIENT, peak_bytes, peak_of
 from benchmark.race.by_turns import CLAIMED
 from benchmark.race.contender import Contender, save
 from benchmark.race.measures import Epoch, count_epoch, mean_target
@@ -224,42 +222,6 @@ def test_the_first_loss_of_the_baseline_is_the_mean_over_real_tokens(work):
     smoothing = work.config.training.label_smoothing
     nll = F.cross_entropy(logits[real], batch.labels[real], reduction="sum", label_smoothing=smoothing)
     assert side.step(batch) == pytest.approx(nll.item() / batch.num_tgt_tokens, rel=1e-5)
-
-
-def test_peak_of_a_trace():
-    def memory(ts: float, change: int) -> dict:
-        return {"name": "[memory]", "ts": ts, "args": {"Bytes": change}}
-
-    gradient = {"name": f"{GRADIENT}60", "ts": 3.5}
-    later = [memory(5, -60), memory(4, 90)]
-    events = [{"name": "aten::mm", "ts": 0.5}, memory(1, 100), memory(2, -100), memory(3, 60)]
-    assert peak_of([*events, *later]) == 150
-    assert peak_of([*events, gradient, *later]) == 100
-
-
-def test_peak_of_a_step_leaves_whole_gradients_out():
-    size = 1 << 20
-    model = nn.ParameterList(nn.Parameter(torch.ones(size)) for _ in range(4))
-    optimizer = torch.optim.SGD(model.parameters())
-    peak = peak_bytes(model, optimizer, lambda: sum(p.sum() for p in model).backward())
-    assert 4 * size <= peak.activations < 5 * size  # one gradient in the making, three whole or not begun
-    assert 8 * 4 * size <= peak.total < 8 * 4 * size + size  # four parameters and their gradients
-    assert all(p.grad is not None for p in model)
-    model.zero_grad(set_to_none=True)
-
-    def step() -> None:
-        held = torch.ones(3, size)
-        del held
-        torch.ones(2, size)
-
-    assert peak_bytes(model, optimizer, step).activations == 3 * 4 * size
-
-
-def test_peak_wants_no_gradient_of_an_earlier_step():
-    model = nn.Linear(2, 2)
-    model(torch.ones(1, 2)).sum().backward()
-    with pytest.raises(AssertionError, match="a gradient of an earlier step is left"):
-        peak_bytes(model, torch.optim.SGD(model.parameters()), lambda: None)
 
 
 def test_each_side_tells_its_memory_and_its_products(results):

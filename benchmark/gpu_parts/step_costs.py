@@ -1,12 +1,10 @@
 """What a warm step of training costs: compilations and waits of the host, and a profile of its kernels."""
 
-import json
-import tempfile
 import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from benchmark.measuring.machine import ROOT
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import update
+from pytorch_dl.training.traces import covered, events_of
 
 WARMUP_STEPS = 6  # past the second shape and the second epoch of the batches
 COUNTED_STEPS = 4
@@ -168,11 +167,7 @@ def traced(step: Callable[[Batch], float], rows: list[Batch], bench: Bench) -> l
             for batch in some:
                 step(batch)
             synchronize()
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name) / "trace.json"
-        profiler.export_chrome_trace(str(path))
-        events: list[dict[str, Any]] = json.loads(path.read_bytes())["traceEvents"]
-    return [event for event in events if event.get("cat") in (ON_GPU if bench.on_gpu else ON_CPU)]
+    return [event for event in events_of(profiler) if event.get("cat") in (ON_GPU if bench.on_gpu else ON_CPU)]
 
 
 def cost_table(events: list[dict[str, Any]], *, steps: int) -> Found:
@@ -194,12 +189,3 @@ def cost_table(events: list[dict[str, Any]], *, steps: int) -> Found:
             for name, spent in taken.most_common(COSTLIEST)
         ],
     }
-
-
-def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """Length of the union of intervals."""
-    total, reached = 0.0, float("-inf")
-    for begin, end in sorted(spans):
-        total += max(0.0, end - max(begin, reached))
-        reached = max(reached, end)
-    return total

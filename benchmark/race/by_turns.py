@@ -7,11 +7,11 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from benchmark.measuring.memory import Peak
 from benchmark.measuring.roofline import Probe, Roof
 from benchmark.race.contender import Contender
 from benchmark.race.measures import TURN_STEPS, Description, Epoch, Resident, count_epoch, mean_target
 from benchmark.race.workload import Workload
+from pytorch_dl.training.live_memory import Peak
 from pytorch_dl.translator import choose_device
 
 CLAIMED = ("baseline", "ours")  # whom the specification's claims are about

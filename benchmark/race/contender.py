@@ -21,7 +21,6 @@ from benchmark.contenders.flops import matrices_of
 from benchmark.contenders.hf_trainer import HuggingFaceTrainer
 from benchmark.contenders.side import Reads
 from benchmark.measuring.machine import ROOT
-from benchmark.measuring.memory import Peak
 from benchmark.race.measures import Description, Resident, Turn, decode, step_memory, train
 from benchmark.race.workload import Workload, endless, prepare
 from pytorch_dl.config import to_json
@@ -29,6 +28,7 @@ from pytorch_dl.config.load import load_config
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.files import write_file
 from pytorch_dl.process import fix_kernels, keep_freed_memory
+from pytorch_dl.training.live_memory import Peak
 
 PEAK = Path("/proc/self/clear_refs")  # 5 written to it sets the peak of resident memory back
 COUNTED_BATCHES = 8

@@ -10,9 +10,9 @@ from torch import Tensor
 from benchmark.contenders.hf_trainer import HuggingFaceTrainer
 from benchmark.contenders.side import Reads, Side
 from benchmark.measuring.device_time import synchronize
-from benchmark.measuring.memory import Peak, peak_bytes
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.dataset.loader import BatchLoader
+from pytorch_dl.training.live_memory import Peak, peak_bytes
 
 TURN_STEPS = 2  # before each turn is timed: what the others left in the caches is theirs
 
