@@ -41,6 +41,7 @@ def run(
     preset: o.Preset = None,
     out: o.Out = None,
     beam: o.Beam = 5,
+    profile: o.Profile = False,
 ) -> None:
     """Everything from raw text to an evaluated model: check, tokenizer, training, evaluation, report."""
     paths = {
@@ -55,7 +56,7 @@ def run(
     settings = _settings(config, preset, overrides, paths)
     from pytorch_dl.run import start
 
-    start(settings, out or _new_folder(), beam_size=beam)
+    start(settings, out or _new_folder(), beam_size=beam, profile=profile)
 
 
 @app.command("train")
@@ -63,12 +64,13 @@ def train_command(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML or JSON file with settings.")],
     overrides: o.Overrides = None,
     out: o.Out = None,
+    profile: o.Profile = False,
 ) -> None:
     """Train by a configuration file, without the check before and the evaluation after."""
     settings = _settings(config, None, overrides, {})
     from pytorch_dl.run import start
 
-    start(settings, out or _new_folder(), beam_size=None)
+    start(settings, out or _new_folder(), beam_size=None, profile=profile)
 
 
 @app.command()

@@ -19,6 +19,10 @@ Preset = Annotated[str | None, typer.Option(help="Template to start from; `pytor
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="section.key=value", help="Settings, over file and template.")
 ]
+Profile = Annotated[
+    bool,
+    typer.Option("--profile", help="Profile some steps: where time and memory go, into profile/ of the run folder."),
+]
 Out = Annotated[Path | None, typer.Option(help="Run folder; runs/DATE-TIME when left out.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, the --out of a run.")]
 Override = Annotated[

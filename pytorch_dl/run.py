@@ -35,6 +35,7 @@ from pytorch_dl.reporting.page import write_page
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.largest_batch import resolve
 from pytorch_dl.training.peers import ALONE, Peers, joined, was_restarted
+from pytorch_dl.training.profiling import profiled
 from pytorch_dl.training.progress import Progress, Sample
 from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.training.sharding import gathered
@@ -45,6 +46,7 @@ from pytorch_dl.translator import Translator, build_model, choose_device
 
 Say = Callable[[str], None]
 SAMPLES = 5
+GREEDY = SearchSettings(beam_size=1, scored=False)
 
 
 def check_texts(config: Config, say: Say) -> tuple[CheckReport, TokenizerPair | None]:
@@ -75,7 +77,7 @@ def refuse_errors(report: CheckReport) -> None:
         raise DataError(f"{what.rstrip('.')}{more}", fix=fix or "mend the text; `pytorch-dl check` shows all findings")
 
 
-def start(config: Config, out: Path, *, beam_size: int | None) -> None:
+def start(config: Config, out: Path, *, beam_size: int | None, profile: bool = False) -> None:
     """Begin a run and do all of it: as `begin` and `finish`, in all processes that torchrun started."""
     with joined(choose_device(config.system.device)) as peers:
         peers.refuse_difference(flat_settings(config), what="the configuration")
@@ -86,7 +88,7 @@ def start(config: Config, out: Path, *, beam_size: int | None) -> None:
             begin(config, folder.path, progress=progress, beam_size=beam_size)
         peers.wait()
         with _resumable(folder):
-            train(folder, progress=progress, peers=peers)
+            train(folder, progress=progress, peers=peers, profile=profile)
     if peers.is_first:
         _evaluate_if_asked(folder, progress=progress)
 
@@ -151,10 +153,18 @@ def _write_page(folder: RunFolder, progress: Progress) -> None:
         progress.say(f"all of it on a page: {folder.page}")
 
 
-def train(folder: RunFolder, *, progress: Progress, peers: Peers = ALONE, accept_changes: bool = False) -> None:
+def train(
+    folder: RunFolder,
+    *,
+    progress: Progress,
+    peers: Peers = ALONE,
+    accept_changes: bool = False,
+    profile: bool = False,
+) -> None:
     """Train a begun run to its end, from wherever it is; a finished one is left as it is.
 
-    Where its configuration was changed after the first checkpoint, that must be accepted.
+    Where its configuration was changed after the first checkpoint, that must be accepted. With `profile` the first
+    process tells where the time and memory of some steps went.
     """
     config = folder.read_config()
     folder.read_beam_size()  # what is wrong with it shows now
@@ -193,7 +203,10 @@ def train(folder: RunFolder, *, progress: Progress, peers: Peers = ALONE, accept
             progress.say(f"resuming at step {trainer.state.step:,}")
         if peers.is_first:
             folder.note_begun(config)
-        state = trainer.train()
+        with (
+            profiled(trainer, folder.profile, progress.say) if profile and peers.is_first else contextlib.nullcontext()
+        ):
+            state = trainer.train()
         weights = gathered(ckpt.model_weights(model))
         if not peers.is_first:
             return
@@ -264,8 +277,8 @@ def _check_before(config: Config, say: Say) -> TokenizerPair | None:
     return tokenizers
 
 
-def decoder(data: DataModule, training: TrainingConfig) -> Decode | None:
-    """Greedy translation of the first validation pairs, for the scores and samples of each validation."""
+def decoder(data: DataModule, training: TrainingConfig, settings: SearchSettings = GREEDY) -> Decode | None:
+    """Translation of the first validation pairs, for the scores and samples of each validation."""
     store, tokenizers = data.val_store, data.tokenizers
     if store is None:
         return None
@@ -283,7 +296,6 @@ def decoder(data: DataModule, training: TrainingConfig) -> Decode | None:
         del metrics["bleu"]
 
     def decode(model: OptimizedTransformer, poll: Callable[[], None]) -> Decoded:
-        settings = SearchSettings(beam_size=1, scored=False)
         translator = Translator(model, tokenizers, reads_as_trained=True)
         found = translator.hypotheses(sources, settings, progress=lambda _: poll())
         texts = [best[0].text for best in found]

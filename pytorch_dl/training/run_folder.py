@@ -6,6 +6,7 @@ tokenizer/         of both sides
 checkpoints/       the newest ones and the best        cache/            prepared token stores
 metrics.jsonl      the record; timing.jsonl, samples.jsonl, tensorboard/ beside it
 model/             the weights for use, written at the end of training
+profile/           where the time and memory of some steps went, if that was asked for
 evaluation.json    how the run is evaluated at its end; without it, it is not
 report.json        scores of the evaluation, report.md for people; report.html, all of the run on a page
 """
@@ -59,6 +60,11 @@ class RunFolder:
     def cache(self) -> Path:
         """Prepared token stores."""
         return self.path / "cache"
+
+    @property
+    def profile(self) -> Path:
+        """Where the time and memory of some steps went."""
+        return self.path / "profile"
 
     @property
     def data(self) -> Path:

@@ -20,6 +20,7 @@ from pytorch_dl.training.peers import Peers
 from pytorch_dl.training.precision import Precision, autocast
 from pytorch_dl.training.recorded_passes import RecordedPasses
 from pytorch_dl.training.sharding import exchanging, gradient_sum, made_up_batch
+from pytorch_dl.training.step_parts import BACKWARD, FORWARD, OPTIMIZER, REPLAY, part
 from pytorch_dl.training.train_state import Sums
 from pytorch_dl.training.update import StepNumbers, WeightUpdate
 
@@ -86,13 +87,15 @@ class Passes:
         on_device = batch.to(self.device)
         keys = dropout_keys(on_device, seed=self.seed, step=step)
         if self.recorded:
-            return self.recorded(on_device, keys, tokens=tokens)
+            with part(REPLAY):
+                return self.recorded(on_device, keys, tokens=tokens)
         # A GPU divides by a number of the host's otherwise than by one of its own.
         tokens = tokens if isinstance(tokens, Tensor) else torch.full((), float(tokens), device=self.device)
         seed_generators(self.seed, step, slot)
-        with autocast(self.precision, self.device):
+        with part(FORWARD), autocast(self.precision, self.device):
             loss = batch_loss(self.model, on_device, label_smoothing=self.label_smoothing, keys=keys)
-        self.update.backward(loss.smoothed / tokens)
+        with part(BACKWARD):
+            self.update.backward(loss.smoothed / tokens)
         return torch.stack((loss.smoothed.detach(), loss.nll))
 
     def for_others(self, *, step: int) -> None:
@@ -133,7 +136,7 @@ def begin_step(
         peers.add_up(totals)
     seed_generators(passes.seed, step, size)  # what a user's loader draws is then the same in all processes
     update = passes.update
-    with exchanging(passes.model, peers):
+    with part(OPTIMIZER), exchanging(passes.model, peers):
         numbers = update.apply(totals.sum(0), step=step, total_steps=total_steps)
     on_host = torch.cat((numbers, told.to(numbers.device))).to("cpu", non_blocking=True)
     copied = torch.cuda.current_stream(passes.device).record_event() if numbers.is_cuda else None

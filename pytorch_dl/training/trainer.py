@@ -41,6 +41,7 @@ from pytorch_dl.training.sharding import divide, is_divided
 from pytorch_dl.training.signals import StopNow, StopRequest
 from pytorch_dl.training.spikes import LossSpike, SpikeWatch
 from pytorch_dl.training.step import Passes, Reading, begin_step
+from pytorch_dl.training.step_parts import DATA, Watch, part, unwatched
 from pytorch_dl.training.train_state import Sums, TrainState
 from pytorch_dl.training.update import Schedule, WeightUpdate
 from pytorch_dl.training.validation import Decode, validate
@@ -124,6 +125,7 @@ class OptimizedTrainer:
         self._seconds = 0.0
         self._has_best = False  # rather than the last weights
         self.has_average = False  # of the last checkpoints, in place of the best weights
+        self.watch: Watch = unwatched  # of each step
 
     @property
     def checkpoint_dir(self) -> Path | None:
@@ -255,9 +257,11 @@ class OptimizedTrainer:
             if self.state.step == stop_after:
                 raise StopNow
             started = time.monotonic()
-            group = next(steps)
             try:
-                self._advance(group, total_steps, started=started)
+                with self.watch(self.state.step + 1):
+                    with part(DATA):
+                        group = next(steps)
+                    self._advance(group, total_steps, started=started)
             except LossSpike as spike:
                 self._go_back(spike, group)
                 steps = self._groups()
@@ -474,25 +478,24 @@ def create_trainer(
     train_dataloader: object,
     val_dataloader: object | None = None,
     config: Config,
-    run_dir: str | Path = ".",
+    run_dir: str | Path | None = ".",
     decode: Decode | None = None,
     progress: Progress | None = None,
     peers: Peers | None = None,
 ) -> OptimizedTrainer:
-    """Build optimizer, schedule and trainer from a config; checkpoints and metrics go into `run_dir`."""
+    """Build optimizer, schedule and trainer from a config; checkpoints and metrics go into `run_dir`, None: nowhere."""
     wanted = getattr(train_dataloader, "vocab_sizes", None)
     if wanted and (problem := check_vocabulary(model, src=wanted[0], tgt=wanted[1])):
         raise ConfigError(problem, fix="make the model with the sizes in data_module.vocab_sizes")
     if config.system.num_threads:
         torch.set_num_threads(config.system.num_threads)
-    run_dir = Path(run_dir)
     return OptimizedTrainer(
         model,
         train_dataloader,
         val_dataloader,
         make_optimizer(model, config.optimizer, learning_rate=config.training.learning_rate),
         log_dir=config.logging.log_dir or run_dir,
-        checkpoint_dir=run_dir / "checkpoints",
+        checkpoint_dir=None if run_dir is None else Path(run_dir) / "checkpoints",
         training=config.training,
         logging=config.logging,
         schedule=partial(learning_rate_factor, config.scheduler),
