@@ -74,6 +74,35 @@ def train_command(
 
 
 @app.command()
+def estimate(
+    words: o.ConfigAndOverrides = None,
+    src: o.Src = None,
+    tgt: o.Tgt = None,
+    val_src: o.ValSrc = None,
+    val_tgt: o.ValTgt = None,
+    split: o.Split = None,
+    config: o.ConfigFile = None,
+    preset: o.Preset = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of training steps that are timed, after compilation.")] = 20,
+    run: Annotated[bool, typer.Option("--run/--no-run", help="Try some steps, or count and use formulas only.")] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print all of it as one JSON object.")] = False,
+) -> None:
+    """Say before a training what it will take: parameters, FLOPs, steps, memory and, by its first steps, time."""
+    paths = {
+        "data.train_data_path": src,
+        "data.train_tgt_path": tgt,
+        "data.val_data_path": val_src,
+        "data.val_tgt_path": val_tgt,
+        "data.val_split": split,
+    }
+    file, overrides = _file_and_overrides(words or [], config)
+    settings = _settings(file, preset, overrides, paths)
+    from pytorch_dl.commands import print_estimate
+
+    print_estimate(settings, seconds=seconds, run=run, as_json=json)
+
+
+@app.command()
 def resume(run_folder: o.Run, override: o.Override = False) -> None:
     """Go on with a run that was stopped or killed; it needs nothing but the folder."""
     from pytorch_dl.run import go_on
@@ -367,6 +396,15 @@ def _settings(
     config = read_config(file) if file else get_config(preset) if preset else Config()
     config = with_values(config, {name: value for name, value in paths.items() if value is not None})
     return checked(with_overrides(config, overrides or []), where=str(file) if file else "command line")
+
+
+def _file_and_overrides(words: list[str], config: Path | None) -> tuple[Path | None, list[str]]:
+    """A first word that is no setting names the file."""
+    if not words or "=" in words[0]:
+        return config, words
+    if config:
+        raise ConfigError(f"{words[0]} and --config {config} exclude each other", fix="give one of them")
+    return Path(words[0]), words[1:]
 
 
 def _new_folder() -> Path:

@@ -1,4 +1,4 @@
-"""What the commands `check`, `verify`, `replay`, `report` and `doctor` print."""
+"""What the commands `check`, `estimate`, `verify`, `replay`, `report` and `doctor` print."""
 
 import json
 import sys
@@ -8,6 +8,8 @@ from pathlib import Path
 from pytorch_dl.config import Config
 from pytorch_dl.doctor.checkup import examine
 from pytorch_dl.errors import CheckpointError, ResourceError
+from pytorch_dl.estimation.estimate import estimated
+from pytorch_dl.estimation.table import lines_of
 from pytorch_dl.replaying import changed_environment, replay, replay_failure
 from pytorch_dl.reporting.page import write_page
 from pytorch_dl.run import check_texts, refuse_errors
@@ -20,6 +22,12 @@ def print_check(config: Config, *, as_json: bool) -> None:
     report, _ = check_texts(config, _say)
     print(json.dumps(report.to_json(), ensure_ascii=False, indent=2) if as_json else "\n".join(report.lines()))
     refuse_errors(report)
+
+
+def print_estimate(config: Config, *, seconds: float, run: bool, as_json: bool) -> None:
+    """Print what a training will take."""
+    found = estimated(config, seconds=seconds, run=run, say=_say)
+    print(json.dumps(found.to_json(), ensure_ascii=False, indent=2) if as_json else "\n".join(lines_of(found)))
 
 
 def print_verified(run: Path) -> None:

@@ -19,6 +19,12 @@ Preset = Annotated[str | None, typer.Option(help="Template to start from; `pytor
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="section.key=value", help="Settings, over file and template.")
 ]
+ConfigAndOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CONFIG] section.key=value", help="File with settings, and settings over file and template."
+    ),
+]
 Profile = Annotated[
     bool,
     typer.Option("--profile", help="Profile some steps: where time and memory go, into profile/ of the run folder."),

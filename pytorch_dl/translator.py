@@ -258,6 +258,12 @@ def build_model(config: Config, tokenizers: TokenizerPair) -> OptimizedTransform
     return _model(config, tokenizers).to(choose_device(config.system.device))
 
 
+def weightless_model(config: Config, tokenizers: TokenizerPair) -> OptimizedTransformer:
+    """The same model without memory for its weights: their shapes."""
+    with torch.device("meta"):
+        return _model(config, tokenizers)
+
+
 def _model(config: Config, tokenizers: TokenizerPair) -> OptimizedTransformer:
     shape = {**config.model.__dict__, "pad_token_id": tokenizers.tgt.pad_id}
     return OptimizedTransformer(
@@ -304,8 +310,7 @@ def _require_size(
             where=where,
             fix="use the configuration it was trained with",
         )
-    with torch.device("meta"):
-        ckpt.require_fit(_model(config, tokenizers), weights, where=where)
+    ckpt.require_fit(weightless_model(config, tokenizers), weights, where=where)
 
 
 def _weights(folder: RunFolder) -> tuple[dict[str, torch.Tensor], str]:
