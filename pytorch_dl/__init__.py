@@ -3,13 +3,15 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pytorch_dl.comparing.comparison import compare
     from pytorch_dl.config import Config, get_config, load_config
     from pytorch_dl.translator import Translator, load
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Translator", "__version__", "get_config", "load", "load_config"]
+__all__ = ["Config", "Translator", "__version__", "compare", "get_config", "load", "load_config"]
 _HOMES = {
     "Config": "pytorch_dl.config",
+    "compare": "pytorch_dl.comparing.comparison",
     "get_config": "pytorch_dl.config",
     "load_config": "pytorch_dl.config",
     "Translator": "pytorch_dl.translator",

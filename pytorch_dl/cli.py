@@ -44,15 +44,7 @@ def run(
     profile: o.Profile = False,
 ) -> None:
     """Everything from raw text to an evaluated model: check, tokenizer, training, evaluation, report."""
-    paths = {
-        "data.train_data_path": src,
-        "data.train_tgt_path": tgt,
-        "data.val_data_path": val_src,
-        "data.val_tgt_path": val_tgt,
-        "data.test_data_path": test_src,
-        "data.test_tgt_path": test_tgt,
-        "data.val_split": split,
-    }
+    paths = _paths(src, tgt, val_src, val_tgt, test_src, test_tgt, split)
     settings = _settings(config, preset, overrides, paths)
     from pytorch_dl.run import start
 
@@ -162,14 +154,7 @@ def check(
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Look at texts before training on them: counts, faults with their places, overlaps, oddities."""
-    paths = {
-        "data.train_data_path": src,
-        "data.train_tgt_path": tgt,
-        "data.val_data_path": val_src,
-        "data.val_tgt_path": val_tgt,
-        "data.test_data_path": test_src,
-        "data.test_tgt_path": test_tgt,
-    }
+    paths = _paths(src, tgt, val_src, val_tgt, test_src, test_tgt)
     settings = _settings(config, None, overrides, paths)
     from pytorch_dl.commands import print_check
 
@@ -300,6 +285,48 @@ def report(
 
 
 @app.command()
+def compare(
+    out: o.ComparisonOut,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CONFIG] [section.key=value ...]", help="A file, and settings over it."),
+    ] = None,
+    vary: o.Vary = None,
+    seeds: o.Seeds = 3,
+    budget: o.Budget = None,
+    at_once: o.AtOnce = 1,
+    metric: o.Metric = None,
+    src: o.Src = None,
+    tgt: o.Tgt = None,
+    val_src: o.ValSrc = None,
+    val_tgt: o.ValTgt = None,
+    test_src: o.TestSrc = None,
+    test_tgt: o.TestTgt = None,
+    split: o.Split = None,
+    config: o.ConfigFile = None,
+    preset: o.Preset = None,
+    beam: o.Beam = 5,
+    json: Annotated[bool, typer.Option("--json", help="Print the results as one JSON object.")] = False,
+) -> None:
+    """Train arms that differ in some settings, each with several seeds, and say which differ by more than luck."""
+    words = list(arguments or [])
+    if words and "=" not in words[0]:
+        if config:
+            raise ConfigError(f"--config {config} and {words[0]} are two files", fix="give one of them")
+        config = Path(words.pop(0))
+    paths = _paths(src, tgt, val_src, val_tgt, test_src, test_tgt, split)
+    base = _settings(config, preset, words, paths, complete=False)
+    from pytorch_dl.experiments.arms import grid
+
+    arms = grid(base, vary or [])
+    from pytorch_dl.comparing.comparison import print_comparison
+
+    print_comparison(
+        arms, out, seeds=seeds, budget=budget, at_once=at_once, metric=metric, beam_size=beam, as_json=json
+    )
+
+
+@app.command()
 def export(
     run_folder: o.Run,
     to: o.ExportTo,
@@ -385,9 +412,14 @@ def config_schema() -> None:
 
 
 def _settings(
-    file: Path | None, preset: str | None, overrides: list[str] | None, paths: dict[str, str | None]
+    file: Path | None,
+    preset: str | None,
+    overrides: list[str] | None,
+    paths: dict[str, str | None],
+    *,
+    complete: bool = True,
 ) -> "Config":
-    """Defaults, then the template or file, then the options for paths, then the overrides."""
+    """Defaults, then the template or file, then the options for paths, then the overrides; no more are to come."""
     from pytorch_dl.config import Config, get_config
     from pytorch_dl.config.load import checked, read_config, with_overrides, with_values
 
@@ -395,7 +427,29 @@ def _settings(
         raise ConfigError(f"--config {file} and --preset {preset} exclude each other", fix="give one of them")
     config = read_config(file) if file else get_config(preset) if preset else Config()
     config = with_values(config, {name: value for name, value in paths.items() if value is not None})
-    return checked(with_overrides(config, overrides or []), where=str(file) if file else "command line")
+    config = with_overrides(config, overrides or [])
+    return checked(config, where=str(file) if file else "command line") if complete else config
+
+
+def _paths(
+    src: str | None,
+    tgt: str | None,
+    val_src: str | None,
+    val_tgt: str | None,
+    test_src: str | None,
+    test_tgt: str | None,
+    split: str | None = None,
+) -> dict[str, str | None]:
+    """The settings that the options for texts stand for."""
+    return {
+        "data.train_data_path": src,
+        "data.train_tgt_path": tgt,
+        "data.val_data_path": val_src,
+        "data.val_tgt_path": val_tgt,
+        "data.test_data_path": test_src,
+        "data.test_tgt_path": test_tgt,
+        "data.val_split": split,
+    }
 
 
 def _file_and_overrides(words: list[str], config: Path | None) -> tuple[Path | None, list[str]]:

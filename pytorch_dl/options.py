@@ -137,6 +137,24 @@ Evaluations = Annotated[
 Attention = Annotated[
     bool, typer.Option("--attention/--no-attention", help="Maps of where the model looked, for which it is loaded.")
 ]
+Vary = Annotated[
+    list[str] | None,
+    typer.Option(metavar="section.key=a,b,...", help="Values to compare; repeated, all combinations are arms."),
+]
+Seeds = Annotated[int, typer.Option(min=1, help="Trainings of each arm, with the seeds 1, 2, ...")]
+Budget = Annotated[
+    str | None,
+    typer.Option(help="Of each training: 5m, '2M tokens' or '2k steps'; what the settings say when left out."),
+]
+AtOnce = Annotated[int, typer.Option(min=1, help="Trainings side by side, which share the CPU's threads.")]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        metavar="bleu|chrf|exact_match|...",
+        help="What decides: training.early_stopping_metric, or what suits the text, when left out.",
+    ),
+]
+ComparisonOut = Annotated[Path, typer.Option("--out", help="Folder of the comparison; the same command goes on in it.")]
 
 ExportTo = Annotated[
     str, typer.Option("--to", metavar="ctranslate2|onnx|safetensors", help="Form of the model: for which program.")

@@ -3,7 +3,8 @@
 Imports point down only, and folders of one layer do not import each other:
 
     L4  entry __main__ cli options failures commands evaluating translating exporting serving resumable run
-        changes prepare demo verifying replaying reporting doctor estimation benchmark examples scripts
+        changes prepare demo verifying replaying reporting doctor estimation comparing
+        benchmark examples scripts
     L3  evaluation experiments export translator
     L2  training generation scoring
     L1  models dataset
@@ -29,7 +30,7 @@ LAYERS = [
     {
         *("entry", "__main__", "cli", "options", "failures", "commands", "translating", "evaluating", "resumable"),
         *("exporting", "serving", "run", "changes", "prepare", "demo", "verifying", "replaying", "doctor"),
-        *("reporting", "estimation", "benchmark", "examples", "scripts"),
+        *("reporting", "estimation", "comparing", "benchmark", "examples", "scripts"),
     },
 ]
 LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}

@@ -63,7 +63,7 @@ class Evaluation:
         found = self.score_lines()
         for breakdown in self.breakdowns:
             if len(breakdown.buckets) > 1:
-                found += ["", _title(breakdown), *_aligned(_table(breakdown))]
+                found += ["", _title(breakdown), *aligned(_table(breakdown))]
         return found
 
     def markdown(self) -> list[str]:
@@ -151,6 +151,7 @@ def _cell(value: float, interval: Interval | None) -> str:
     return f"{value:.1f} ±{interval.margin:.1f}" if interval else f"{value:.1f}"
 
 
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """The rows of a table as lines, with numbers to the right of their columns."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  " + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in table]
