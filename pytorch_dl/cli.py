@@ -80,13 +80,7 @@ def estimate(
     json: Annotated[bool, typer.Option("--json", help="Print all of it as one JSON object.")] = False,
 ) -> None:
     """Say before a training what it will take: parameters, FLOPs, steps, memory and, by its first steps, time."""
-    paths = {
-        "data.train_data_path": src,
-        "data.train_tgt_path": tgt,
-        "data.val_data_path": val_src,
-        "data.val_tgt_path": val_tgt,
-        "data.val_split": split,
-    }
+    paths = _paths(src, tgt, val_src, val_tgt, None, None, split)
     file, overrides = _file_and_overrides(words or [], config)
     settings = _settings(file, preset, overrides, paths)
     from pytorch_dl.commands import print_estimate

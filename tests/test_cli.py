@@ -30,6 +30,7 @@ COMMANDS = (
     "translate",
     "evaluate",
     "report",
+    "compare",
     "demo",
     "config",
     "config show",

@@ -30,6 +30,7 @@ from pytorch_dl.scoring.score import Score
 from pytorch_dl.training.progress import Progress
 from pytorch_dl.training.run_folder import RunFolder
 
+CHOSE = " (which chose the weights as well, and flatters all arms alike)"
 LOW_RATE = 0.1  # of the highest
 FEW_WORDS = 4  # a reference of fewer is no sentence: there is one right answer
 METRICS = {
@@ -64,6 +65,8 @@ def compare(
     require_arms(configs)
     _require_sense(configs, seeds=seeds, at_once=at_once, metric=metric)
     limit = parse_budget(budget) if budget else None
+    if limit and len({_limited(config, limit) for config in configs.values()}) > 1:
+        raise ConfigError("arms differ in what --budget makes equal", fix="leave out one of the two")
     ground = Ground(Path(out), progress.say)
     ground.refuse_other_folder()
     terms = {"seeds": seeds, "budget": budget, "beam_size": beam_size, "at_once": at_once}
@@ -111,6 +114,11 @@ def _require_sense(configs: Mapping[str, Config], *, seeds: int, at_once: int, m
         raise ConfigError(f"unknown metric {metric!r}{nearest(metric, METRICS)}", fix=f"one of {', '.join(METRICS)}")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("compare begins its processes itself", fix="call it without torchrun")
+
+
+def _limited(config: Config, budget: Budget) -> float | None:
+    """The setting that a budget takes the place of."""
+    return config.training.time_limit if budget.kind == "time" else config.training.max_steps
 
 
 def _trials(folder: Path, arms: Mapping[str, Prepared], *, seeds: int) -> list[Trial]:
@@ -166,7 +174,7 @@ def _results(
     return Results(
         findings,
         costs,
-        text=f"{text} text, {len(references):,} pairs, beam {beam_size}",
+        text=f"{text} text{CHOSE if text == 'validation' else ''}, {len(references):,} pairs, beam {beam_size}",
         why_metric=why,
         budget=budget,
         unfinished=_unfinished(arms, costs),

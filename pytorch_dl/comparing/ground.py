@@ -23,7 +23,7 @@ from pytorch_dl.dataset.text_files import PairStream
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.errors import CheckpointError, ConfigError
 from pytorch_dl.experiments.arms import TEXTS, Budget
-from pytorch_dl.files import damage, new_folder, read_json, write_json
+from pytorch_dl.files import TEMPORARY, damage, new_folder, read_json, remove_leftovers, write_json
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.prepare import new_tokenizers
 from pytorch_dl.run import check_texts, refuse_errors
@@ -65,11 +65,13 @@ class Ground:
     def refuse_other_folder(self) -> None:
         """Raise where the folder holds something that is no comparison."""
         found = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
-        if found - {".lock"} and not self.record.exists():
+        found = {name for name in found if name != ".lock" and not name.startswith(TEMPORARY)}
+        if found and not self.record.exists():
             raise ConfigError("the folder holds something else", where=str(self.folder), fix="choose another --out")
 
     def begin(self, arms: Mapping[str, Config], terms: Record) -> Record:
         """Check the text and write the record, or find that it is of the same comparison; returns what was decided."""
+        remove_leftovers(self.folder)
         wanted = _record(arms, terms)
         if self.record.exists():
             known = self._read()

@@ -16,6 +16,9 @@ from pytorch_dl.experiments.costs import Cost, cost_table, parameter_line
 from pytorch_dl.experiments.plot import draw
 from pytorch_dl.experiments.verdict import Findings
 from pytorch_dl.files import write_file, write_json
+from pytorch_dl.training.progress import duration
+
+ALL_OF_IT = 0.95  # of a time; the last step ends a little before or after it
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,10 @@ class Results:
         tokens = sorted(count for cost in self.costs for count in cost.tgt_tokens)
         took = f"{_span(steps)} steps, {_span(tokens)} target tokens"
         if self.budget and self.budget.kind == "time":
-            return f"equal time: {self.budget.amount:g} seconds of training each"
+            least = min(seconds for cost in self.costs for seconds in cost.seconds)
+            if least < ALL_OF_IT * self.budget.amount:
+                return f"at most {duration(self.budget.amount)} of training each; the shortest took {duration(least)}"
+            return f"equal time: {duration(self.budget.amount)} of training each ({took})"
         if self.budget and self.budget.kind == "tokens":
             return f"equal target tokens: about {self.budget.amount:,.0f} each ({took})"
         if steps[0] == steps[-1]:

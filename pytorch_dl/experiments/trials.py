@@ -93,7 +93,7 @@ def run_trials(trials: Sequence[Trial], command: Command, *, at_once: int, progr
                 time.sleep(LOOK_EVERY if running else 0)
     except KeyboardInterrupt:
         _stop([process for process, _ in running.values()])
-        raise Interrupted("interrupted, and what was trained is saved") from None
+        raise Interrupted("interrupted, and saved", fix="give the same command again to go on") from None
     finally:
         _stop([process for process, _ in running.values()])
     return failed
@@ -139,7 +139,8 @@ def _fault(trial: Trial, code: int) -> str | None:
     if code == NonFiniteError.exit_code:
         return said
     if code == Interrupted.exit_code:
-        raise Interrupted(f"{trial.name} was stopped, and is saved", where=str(trial.folder.path))
+        fix = "give the same command again to go on"
+        raise Interrupted(f"{trial.name} was stopped, and is saved", where=str(trial.folder.path), fix=fix)
     what = f"{trial.name}: {said or 'it was not scored'}" if code in (0, *KINDS) else f"{trial.name} ended with {code}"
     kind: type[UserError] = KINDS.get(code, DataError if code == 0 else ResourceError)
     raise kind(what, where=None if said else str(trial.log), fix=f"see {trial.log}; the same command goes on")

@@ -57,8 +57,8 @@ class Difference:
 
     def sentence(self, metric: str) -> str:
         """The verdict in words."""
-        p = f"{self.p_value:.2f}" if self.p_value >= 0.01 else f"{max(self.p_value, 0.0001):.4f}"
-        p = f"p < {p}" if self.p_value < 0.0001 else f"p = {p}"
+        p = f"p = {self.p_value:.2f}" if self.p_value >= 0.01 else f"p = {self.p_value:.4f}"
+        p = "p < 0.0001" if self.p_value < 0.0001 else p
         told = f"{self.interval.low:+.2f} to {self.interval.high:+.2f}, {p}" if self.interval else p
         if self.word == NOTHING:
             return f"{NOTHING} between {self.other} and {self.first}{self.where}: {self.value:+.2f} {metric} ({told})"
@@ -192,13 +192,18 @@ def _arm_scores(trained: Trained, place: int) -> list[ArmScore]:
     if several:
         deciding = SeedScores(of_metric)
         means = [deciding.mean(arm) for arm in range(len(of_metric))]
-        bounds = [mean.interval() if deciding.is_defined else None for mean in means]
+        bounds = [_within(mean.interval(), of_metric[0][0]) if deciding.is_defined else None for mean in means]
     else:
         bounds = [intervals(seeds)[0] for seeds in of_metric]
     return [
         ArmScore(arm, name, [s.value for s in seeds], float(np.mean([s.value for s in seeds])), interval)
         for arm, seeds, interval in zip(trained, of_metric, bounds, strict=True)
     ]
+
+
+def _within(interval: Interval, score: Score) -> Interval:
+    """The part of an interval where scores can lie: none is negative, and of what is better higher all are percent."""
+    return Interval(max(0.0, interval.low), interval.high if score.lower_is_better else min(100.0, interval.high))
 
 
 def _from_first(arms: Sequence[str]) -> list[Contrast]:
