@@ -30,7 +30,7 @@ from pytorch_dl.scoring.score import Floats, Score
 from pytorch_dl.scoring.student import f_tail, t_bound, two_sided_p
 
 GROUPS = 500  # of lines that the jackknife leaves out together, where there are more lines
-OUTLYING = 0.01  # chance that one of several arms that scatter alike is taken for one that scatters more
+OUTLYING = 0.1  # chance that one of several arms that scatter alike is taken for one that scatters more
 
 
 class Estimate(NamedTuple):

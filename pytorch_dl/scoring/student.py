@@ -6,7 +6,9 @@ import math
 import numpy as np
 from numpy.polynomial.legendre import leggauss
 
-NODES = 400
+from pytorch_dl.scoring.score import Floats
+
+NODES = 200
 MOST_FREEDOM = 1000.0  # beyond it nothing changes that anybody would see
 
 
@@ -39,7 +41,14 @@ def _tail(angle: float, a: float, b: float) -> float:
 
 
 def _integral(start: float, stop: float, a: float, b: float) -> float:
-    nodes, weights = leggauss(NODES)
+    nodes, weights = _nodes()
     angles = start + (stop - start) * (nodes + 1) / 2
     heights = np.sin(angles) ** (2 * a - 1) * np.cos(angles) ** (2 * b - 1)
     return float(heights @ weights) * (stop - start) / 2
+
+
+@functools.cache
+def _nodes() -> tuple[Floats, Floats]:
+    """Places between -1 and 1 and their weights, which take long to find (Gauss and Legendre)."""
+    places, weights = leggauss(NODES)
+    return places, weights

@@ -152,7 +152,7 @@ class TestRefused:
             (["--vary", "model.activaton=a,b"], "unknown setting 'model.activaton', did you mean 'model.activation'?"),
             (["--metric", "bleau"], "unknown metric 'bleau', did you mean 'bleu'?"),
             (["--budget", "5"], "--budget: expected a time such as 5m"),
-            (["--budget", "5 steps", "--vary", "training.max_steps=2,3"], "arms differ in what --budget makes equal"),
+            (["--budget", "5 steps", "--vary", "training.max_steps=30,40"], "arms differ in what --budget makes equal"),
             (["--seeds", "0"], "--seeds"),
         ],
     )

@@ -99,7 +99,7 @@ def test_what_one_model_does_on_one_line_counts_once():
     for _ in range(200):
         trained = [[of_lines(rng.normal(size=40)) for _ in range(8)] for _ in "ab"]
         ratios.append(SeedScores(trained).contrast([-1, 1]).error ** 2 / (2 / 8 / 40))
-    assert 0.97 < np.mean(ratios) < 1.15  # a variance is never below 0, which makes it a little too large
+    assert 0.97 < np.mean(ratios) < 1.25  # counted twice: 2; a variance is never below 0, which makes it a little large
 
 
 def test_one_arm_that_scatters_keeps_it_for_itself():
@@ -141,9 +141,9 @@ def test_a_paired_test_of_all_lines_calls_like_arms_different():
 
 def test_differences_of_realistic_size_are_found():
     rng = np.random.default_rng(9)
-    found = [shown(like_trainings(rng, arms=4, seeds=3, lines=200, gains=[0, 0, 0.5, 1.2])) for _ in range(100)]
+    found = [shown(like_trainings(rng, arms=4, seeds=3, lines=200, gains=[0, 0, 0.8, 1.6])) for _ in range(100)]
     like, some, much = np.mean(found, axis=0)
-    assert like < 0.06 and some > 0.1 and much > 0.9
+    assert like < 0.06 and some > 0.2 and much > 0.9
 
 
 def test_like_arms_in_bleu():
