@@ -433,6 +433,7 @@ PROMISES = {
     "experiments: templates": ("test_specification.py", "test_configuration_templates"),
     "experiments: A/B": ("test_specification.py", "test_ab_testing"),
     "experiments: significance": ("experiments/test_compare.py", None),
+    "experiments: settings compared over seeds": ("comparing/test_comparison.py", None),
 }
 
 

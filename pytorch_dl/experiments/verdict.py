@@ -17,6 +17,7 @@ from pytorch_dl.scoring.score import Floats, Score
 from pytorch_dl.scoring.seed_variance import SeedScores
 
 NOTHING = "no difference shown"
+IN_TABLE = ("BLEU", "chrF2", "exact match", "token error rate")  # beside what decides; JSON has all scores
 Trained = Mapping[str, Sequence[Sequence[Score]]]  # arm -> seed -> metric
 Factors = Mapping[str, Mapping[str, str]]  # setting -> arm -> value
 
@@ -91,7 +92,7 @@ class Findings:
 
     def table(self) -> list[list[str]]:
         """A header, and a row for each arm: the deciding metric with its interval, then the others."""
-        others = [name for name in self.signatures if name != self.metric]
+        others = [name for name in IN_TABLE if name in self.signatures and name != self.metric]
         rows = [["arm", "seeds", self.metric, "95 % interval", *others]]
         for arm in dict.fromkeys(score.arm for score in self.scores):
             found = {score.metric: score for score in self.scores if score.arm == arm}
