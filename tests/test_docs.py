@@ -15,6 +15,7 @@ from benchmark import readme
 from pytorch_dl.cli import app
 from pytorch_dl.config import Config
 from pytorch_dl.config.load import with_overrides
+from pytorch_dl.experiments.arms import grid
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"(?P<mark><!-- not run\b.*?-->\n)?^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -79,7 +80,10 @@ def test_commands_and_settings_exist(words: list[str]):
         command, words = command.commands[words[0]], words[1:]
     if "--help" not in words:
         command.make_context("pytorch-dl", list(words))
-    with_overrides(Config(), [word for word in words if SETTING.match(word)])
+    varied = [word for before, word in itertools.pairwise(words) if before == "--vary"]
+    if varied:
+        grid(Config(), varied)
+    with_overrides(Config(), [word for word in words if SETTING.match(word) and word not in varied])
 
 
 def test_there_is_something_to_run():

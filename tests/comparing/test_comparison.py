@@ -190,8 +190,10 @@ class TestRefused:
 
 class TestGround:
     def arm(self, folder: Path, *more: str) -> Config:
-        text = write_tsv(folder / "text.tsv", 200)
-        return with_overrides(Config(), [*TINY, f"data.train_data_path={text}", f"data.val_data_path={text}", *more])
+        text, held_out = write_tsv(folder / "text.tsv", 200), write_tsv(folder / "val.tsv", 20, first=200)
+        return with_overrides(
+            Config(), [*TINY, f"data.train_data_path={text}", f"data.val_data_path={held_out}", *more]
+        )
 
     def test_a_budget_of_tokens_is_that_of_steps(self, tmp_path):
         ground = Ground(tmp_path / "out", lambda _: None)
@@ -210,7 +212,7 @@ class TestGround:
         decided = ground.begin(arms, {"at_once": 1})
         prepared = [ground.prepare(config, decided, None) for config in arms.values()]
         assert len(list((tmp_path / "out" / "tokenizers").iterdir())) == 2
-        assert len([line for line in said if line.startswith("token store: building")]) == 2  # one text is both
+        assert len([line for line in said if line.startswith("token store: building")]) == 2  # of both texts
         assert prepared[0].tokenizers is prepared[2].tokenizers is not prepared[1].tokenizers
 
     def test_precision_and_threads_are_decided_once(self, tmp_path):
