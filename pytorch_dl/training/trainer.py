@@ -368,7 +368,12 @@ class OptimizedTrainer:
             return
         self._read()
         started = time.monotonic()
-        values, samples = self.validate()
+        try:
+            values, samples = self.validate()
+        except NonFiniteError:
+            if not is_divided(self.model):
+                self.update.check_weights(state.step)  # which tells more, where it is they
+            raise
         state.seconds += time.monotonic() - started
         best = state.note_validation(
             values[metric], higher_is_better=metric != "val_loss", min_delta=self.settings.early_stopping_min_delta
