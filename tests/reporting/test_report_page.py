@@ -94,7 +94,7 @@ def test_what_a_run_records_is_all_there(tmp_path, capsys):
             values.values() if name == "environment" else [text["sha256"] for side in values.values() for text in side]
         )
         assert all(str(value) in found.text for value in told)
-    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|none", json.loads((out / "environment.json").read_text())["commit"])
+    assert re.fullmatch(r"[0-9a-f]{40}|none", json.loads((out / "environment.json").read_text())["commit"])
 
 
 def test_where_the_model_looked(run):
