@@ -281,10 +281,7 @@ def report(
 @app.command()
 def compare(
     out: o.ComparisonOut,
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[CONFIG] [section.key=value ...]", help="A file, and settings over it."),
-    ] = None,
+    words: o.ConfigAndOverrides = None,
     vary: o.Vary = None,
     seeds: o.Seeds = 3,
     budget: o.Budget = None,
@@ -303,13 +300,9 @@ def compare(
     json: Annotated[bool, typer.Option("--json", help="Print the results as one JSON object.")] = False,
 ) -> None:
     """Train arms that differ in some settings, each with several seeds, and say which differ by more than luck."""
-    words = list(arguments or [])
-    if words and "=" not in words[0]:
-        if config:
-            raise ConfigError(f"--config {config} and {words[0]} are two files", fix="give one of them")
-        config = Path(words.pop(0))
+    file, overrides = _file_and_overrides(words or [], config)
     paths = _paths(src, tgt, val_src, val_tgt, test_src, test_tgt, split)
-    base = _settings(config, preset, words, paths, complete=False)
+    base = _settings(file, preset, overrides, paths, complete=False)
     from pytorch_dl.experiments.arms import grid
 
     arms = grid(base, vary or [])

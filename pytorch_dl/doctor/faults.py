@@ -55,13 +55,23 @@ def number_of_calls(action: Action) -> int:
 
 def killed_at(number: int, action: Action) -> bool:
     """Run the action in a child that dies before the call of this number; False when it ended before."""
+    return killed_when(lambda call: call.number == number, action)
+
+
+def killed_when(is_time: Callable[[Call], bool], action: Action) -> bool:
+    """Run the action in a child that dies before the first call of which it is time; False when it ended before."""
+
+    def look(call: Call) -> None:
+        if is_time(call):
+            os._exit(KILLED)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads; the child only writes files
         child = os.fork()
     if child == 0:
         code = 1
         try:
-            with announced(lambda call: os._exit(KILLED) if call.number == number else None):
+            with announced(look):
                 action()
             code = 0
         finally:

@@ -6,15 +6,11 @@ need less.
 """
 
 import gc
-import json
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.batching import Batch
@@ -22,9 +18,11 @@ from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.errors import ResourceError, is_out_of_memory
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training.available_memory import available_memory
+from pytorch_dl.training.live_memory import peak_of
 from pytorch_dl.training.optimizer import make_optimizer
 from pytorch_dl.training.peers import ALONE, Peers
 from pytorch_dl.training.step_division import divide_step
+from pytorch_dl.training.traces import MEMORY, events_of, new_profiler
 from pytorch_dl.training.trainer import OptimizedTrainer
 
 GPU_SHARE, CPU_SHARE = 0.9, 0.8  # of what is free: the rest is for gaps, and on a CPU for what is not a tensor
@@ -101,19 +99,11 @@ def _give_back(device: torch.device) -> None:
 
 
 def _live_bytes(work: Callable[[], object]) -> int:
-    """The most bytes that tensors made by a work hold at once on the host: a sum over what the profiler writes down."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    """The most bytes that tensors made by a work hold at once on the host."""
+    profiler = new_profiler(torch.device("cpu"), memory=True)
+    with profiler:
         work()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(path))
-        events = json.loads(path.read_bytes())["traceEvents"]
-    changes = sorted((event["ts"], int(event["args"]["Bytes"])) for event in events if event.get("name") == "[memory]")
-    live = peak = 0
-    for _, change in changes:
-        live += change
-        peak = max(peak, live)
-    return peak
+    return peak_of(event for event in events_of(profiler) if event.get("name") == MEMORY)
 
 
 def resolve(

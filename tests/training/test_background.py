@@ -4,7 +4,6 @@ import errno
 import os
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from resuming import make, resumed, signalled, straight, trained
 from tiny import tiny_model, tiny_trainer
 from torch import Tensor, nn
 
-from pytorch_dl.doctor.faults import KILLED, Call, announced
+from pytorch_dl.doctor.faults import Call, announced, killed_when
 from pytorch_dl.errors import Interrupted, NonFiniteError, ResourceError
 from pytorch_dl.files import damage
 from pytorch_dl.training import background
@@ -285,28 +284,15 @@ def killed_beside(number: int, action: Callable[[], object]) -> bool:
     """Run the action in a child that dies before this call of the thread; False when it ended before."""
     calls = 0
 
-    def kill(call: Call) -> None:
+    def is_time(call: Call) -> bool:
         nonlocal calls
-        if beside_only():
-            time.sleep(0.002)  # training goes on
-            calls += 1
-            if calls == number:
-                os._exit(KILLED)
+        if not beside_only():
+            return False
+        time.sleep(0.002)  # training goes on
+        calls += 1
+        return calls == number
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads
-        child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            with announced(kill):
-                action()
-            code = 0
-        finally:
-            os._exit(code)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (0, KILLED), f"the action failed with exit code {code}"
-    return code == KILLED
+    return killed_when(is_time, action)
 
 
 @pytest.mark.parametrize("number", range(2, 100, 9))

@@ -239,8 +239,10 @@ class TestNonFinite:
         assert again.state.step == 3
         assert weights(again.model).isfinite().all()
 
-    def test_weights_that_an_update_made_infinite_are_not_saved(self, tmp_path: Any) -> None:
-        trainer = tiny_trainer(tmp_path, settings={"save_every": 1})
+    @pytest.mark.parametrize("due", ["save_every", "eval_every"])
+    def test_weights_that_an_update_made_infinite_are_not_saved(self, due: str, tmp_path: Any) -> None:
+        """They are named also where a validation comes first, whose loss is then not finite."""
+        trainer = tiny_trainer(tmp_path, settings={due: 1})
         step = trainer.begin_step
 
         def overflowing(batches: list[Batch], *, total_steps: int) -> Sums:
