@@ -1,8 +1,9 @@
 """A long text file that is written bit by bit, and goes on after a kill where it stopped, to the same bytes.
 
 While it grows it is called FILE.part, with FILE.part.json beside it: how many source lines it holds, in how many bytes,
-and what work it is of. What was written behind those bytes is cut off when it goes on. When it is complete, the note
-stays as FILE.job.json: it tells what the file is of, and that the same work need not be done again.
+a hash of those lines, and what work it is of. What was written behind those bytes is cut off when it goes on. When it
+is complete, the note stays as FILE.job.json: it tells what the file is of, and that the same work need not be done
+again. FILE.part is locked while a process writes it.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pytorch_dl.errors import CheckpointError, ConfigError
+from pytorch_dl.errors import CheckpointError, ConfigError, ResourceError
 from pytorch_dl.files import disk_errors, sync_folder, write_json
 
 
@@ -25,6 +26,7 @@ class ResumableFile:
             path.with_name(f"{path.name}.{end}") for end in ("part", "part.json", "job.json")
         )
         self.lines = self.bytes = 0
+        self.source = ""  # a hash of the source lines that it holds
         if path.exists() and not resume:
             raise ConfigError("the file exists", where=str(path), fix="delete it, or choose another --out")
         if self.journal.exists() and not resume:
@@ -45,7 +47,8 @@ class ResumableFile:
         if not self.complete:
             with disk_errors(self.part):
                 self.part.parent.mkdir(parents=True, exist_ok=True)
-                self._file = open(self.part, "r+b" if self.journal.exists() else "wb")
+                self._file = open(os.open(self.part, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+                self._lock()
                 self._file.truncate(self.bytes)
                 self._file.seek(self.bytes)
                 self._note()
@@ -66,24 +69,41 @@ class ResumableFile:
             self.journal.unlink(missing_ok=True)
             self.part.unlink(missing_ok=True)
 
-    def append(self, printed: Sequence[str], count: int) -> None:
-        """Add what `count` source lines became, and note it once it is on the disk."""
+    def append(self, printed: Sequence[str], count: int, *, source: str) -> None:
+        """Add what `count` source lines became, and note it on the disk; `source` is a hash of all lines until now."""
         content = "".join(f"{line}\n" for line in printed).encode()
         with disk_errors(self.part):
             self._file.write(content)
             self._file.flush()
             os.fsync(self._file.fileno())
-        self.lines, self.bytes = self.lines + count, self.bytes + len(content)
+        self.lines, self.bytes, self.source = self.lines + count, self.bytes + len(content), source
         self._note()
 
+    def _lock(self) -> None:
+        """Keep others out for as long as the file is open, and see what the last one who had it left."""
+        import fcntl
+
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.part))
+        except (BlockingIOError, FileNotFoundError):
+            held = False
+        if not held or self.path.exists():
+            self._file.close()
+            fix = "wait for it to end, or choose another --out"
+            raise ResourceError("another process is writing this file", where=str(self.path), fix=fix)
+        if self.journal.exists():
+            self._read(self.journal, self.part)
+
     def _note(self) -> None:
-        write_json(self.journal, {"lines": self.lines, "bytes": self.bytes, "job": self.job})
+        noted = {"lines": self.lines, "bytes": self.bytes, "source": self.source, "job": self.job}
+        write_json(self.journal, noted)
 
     def _read(self, note: Path, written: Path) -> None:
         """What is noted of a file; raises where it is damaged, or of other work."""
         try:
             noted = json.loads(note.read_bytes())
-            self.lines, self.bytes = int(noted["lines"]), int(noted["bytes"])
+            self.lines, self.bytes, self.source = int(noted["lines"]), int(noted["bytes"]), str(noted["source"])
             job = dict(noted["job"])
             whole = written.stat().st_size >= self.bytes and min(self.lines, self.bytes) >= 0
         except (OSError, ValueError, TypeError, KeyError, RecursionError):

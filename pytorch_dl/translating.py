@@ -23,7 +23,6 @@ from pytorch_dl.resumable import ResumableFile
 from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.translator import Translation, Translator, load
 
-BEGINNING = 1 << 20  # bytes
 CHUNK = 2048  # lines that are translated together
 KEYS = {"text": str, "prefix": str, "ban": list, "require": list}  # of a line of JSON
 
@@ -75,19 +74,20 @@ def translate_lines(
             "settings": dataclasses.asdict(settings),
             "constraints": dataclasses.asdict(constraints),
             "form": dataclasses.asdict(form),
-            "source": _fingerprint(file) if file else list(texts or []),
+            "source": str(file) if file else list(texts or []),
             "jsonl": jsonl,
             "model": RunFolder(run).weights_fingerprint(),
             "precision": precision,
         }
         with ResumableFile(out, job, resume=resume) as written:
-            if written.complete:
-                say(f"{out} is complete: nothing to do")
-                return
+            hashed = _Hashed(lines)
             with _resumable(out):
+                _skip(hashed, written, where=str(file or "stdin"))
+                if written.complete:
+                    say(f"{out} is complete: nothing to do")
+                    return
                 translator = load(run, device=device, precision=precision)
-                _skip(lines, written.lines, out)
-                _translate(translator, lines, settings, form, written.append, first=written.lines)
+                _translate(translator, hashed, settings, form, hashed.told_to(written.append), first=written.lines)
         return
     translator = load(run, device=device, precision=precision)
     if not texts and file is None and not jsonl and sys.stdin.isatty():
@@ -155,20 +155,41 @@ def _kind(key: str) -> str:
     return "a text" if KEYS[key] is str else "a list of texts"
 
 
-def _fingerprint(file: Path) -> list[str | int]:
-    """What tells a source from another: path, size and how it begins."""
-    with open(file, "rb") as opened:
-        return [str(file), file.stat().st_size, hashlib.sha256(opened.read(BEGINNING)).hexdigest()]
+class _Hashed:
+    """Lines, and a hash of those that were taken."""
+
+    def __init__(self, lines: Iterator[Line]) -> None:
+        self._lines, self._hash = lines, hashlib.sha256()
+
+    def __iter__(self) -> Iterator[Line]:
+        return self
+
+    def __next__(self) -> Line:
+        line = next(self._lines)
+        self._hash.update(repr(line).encode())
+        return line
+
+    def so_far(self) -> str:
+        """The hash."""
+        return self._hash.hexdigest()
+
+    def told_to(self, append: Callable[..., None]) -> "Write":
+        """What a file appends, with the hash of all lines taken until then."""
+        return lambda printed, count: append(printed, count, source=self.so_far())
 
 
-def _skip(lines: Iterator[Line], count: int, out: Path) -> None:
-    skipped = sum(1 for _ in itertools.islice(lines, count))
-    if skipped < count:
-        raise DataError(
-            f"the source has {skipped:,} lines, but {count:,} are translated in {out}",
-            where="stdin",
-            fix="give the same source again",
-        )
+def _skip(lines: _Hashed, written: ResumableFile, *, where: str) -> None:
+    """Pass over what is translated; raises where the source is another than it was then."""
+    skipped = sum(1 for _ in itertools.islice(lines, written.lines))
+    if skipped < written.lines:
+        wrong = f"the source has {skipped:,} lines, but {written.lines:,} are translated in {written.path}"
+    elif skipped and lines.so_far() != written.source:
+        wrong = f"the first {skipped:,} lines are other ones than those that are translated in {written.path}"
+    elif written.complete and next(lines, None):
+        wrong = f"the source has more than the {skipped:,} lines that are translated in {written.path}"
+    else:
+        return
+    raise DataError(wrong, where=where, fix="give the same source again, or choose another --out")
 
 
 @contextlib.contextmanager

@@ -1,13 +1,15 @@
 """`translate` to a file: it goes on after any end to the same bytes; wishes of a line; and what it refuses."""
 
+import io
 import json
 import math
 from pathlib import Path
 
 import pytest
-from tiny_runs import WORDS, call
+from tiny_runs import WORDS, Result, call
 
 from pytorch_dl import translating
+from pytorch_dl.errors import UserError
 from pytorch_dl.generation.hypothesis import Hypothesis
 from pytorch_dl.resumable import ResumableFile
 
@@ -46,14 +48,14 @@ def test_it_goes_on_from_each_chunk_to_the_same_bytes(tiny_run, source, tmp_path
     for stops in range(1, 7):
         calls = 0
 
-        def stop(self, printed, count, limit=stops):
+        def stop(self, printed, count, *, source, limit=stops):
             nonlocal calls
             calls += 1
             if calls == 2:
                 self._file.write(b"half a li")  # what a kill leaves
                 self._file.flush()
                 raise KeyboardInterrupt
-            append(self, printed, count)
+            append(self, printed, count, source=source)
 
         monkeypatch.setattr(ResumableFile, "append", stop)
         resume = ["--resume"] if stops > 1 else []
@@ -138,8 +140,8 @@ def test_what_stands_there_is_never_written_over(tiny_run, source, tmp_path, cap
 def test_only_the_same_work_goes_on(tiny_run, source, tmp_path, capsys, monkeypatch):
     append = ResumableFile.append
 
-    def stop(self, printed, count):
-        append(self, printed, count)
+    def stop(self, printed, count, *, source):
+        append(self, printed, count, source=source)
         raise KeyboardInterrupt
 
     out = tmp_path / "out.txt"
@@ -150,9 +152,65 @@ def test_only_the_same_work_goes_on(tiny_run, source, tmp_path, capsys, monkeypa
     assert (
         other.code == 2 and "out.txt.part: it was begun with another settings. Fix: give the same command" in other.err
     )
-    with source.open("a") as file:
-        file.write("one more\n")
-    assert "begun with another source" in call(capsys, "translate", tiny_run, source, "--out", out, "--resume").err
+    copied = source.with_name("copy.txt")
+    copied.write_bytes(source.read_bytes())
+    assert "begun with another source" in call(capsys, "translate", tiny_run, copied, "--out", out, "--resume").err
+
+
+@pytest.mark.parametrize("through", ["file", "pipe"])
+def test_it_goes_on_with_the_same_source_only(tiny_run, source, tmp_path, capsys, monkeypatch, through):
+    def translated(text: str) -> Result:
+        source.write_text(text)
+        given = [source] if through == "file" else []
+        with source.open("rb") as file:
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(file.read())))
+        return call(capsys, "translate", tiny_run, *given, "--out", out, "--resume")
+
+    append, out, text = ResumableFile.append, tmp_path / "out.txt", source.read_text()
+
+    def stop(self, printed, count, *, source):
+        append(self, printed, count, source=source)
+        if self.lines == 16:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ResumableFile, "append", stop)
+        assert translated(text).code == 75
+    where = source if through == "file" else "stdin"
+    changed = text[:60] + ("a" if text[60] != "a" else "b") + text[61:]  # as long, and it begins alike
+    assert 0 < text[:60].count("\n") < 16
+    for wrong, told in (
+        (changed, f"{where}: the first 16 lines are other ones than those that are translated in {out}"),
+        (text[:30], f"{where}: the source has {len(text[:30].splitlines())} lines, but 16 are translated in {out}"),
+    ):
+        refused = translated(wrong)
+        assert refused.code == 3 and told in refused.err
+    assert translated(text).code == 0
+    for wrong, told in (
+        (changed, f"the first {len(LINES)} lines are other ones"),
+        (f"{text}one more\n", f"the source has more than the {len(LINES)} lines that are translated in {out}"),
+    ):
+        refused = translated(wrong)
+        assert refused.code == 3 and told in refused.err
+    again = translated(text)
+    assert (again.code, again.err) == (0, f"{out} is complete: nothing to do\n")
+
+
+def test_one_process_writes_a_file(tiny_run, source, tmp_path, capsys, monkeypatch):
+    append, out, others = ResumableFile.append, tmp_path / "out.txt", []
+
+    def beside(self, printed, count, *, source):
+        append(self, printed, count, source=source)
+        if not others:
+            for resume in (False, True):
+                with pytest.raises(UserError) as refused, ResumableFile(out, self.job, resume=resume):
+                    pass
+                others.append((refused.value.exit_code, refused.value.what))
+
+    monkeypatch.setattr(ResumableFile, "append", beside)
+    assert call(capsys, "translate", tiny_run, source, "--out", out).code == 0
+    assert others == [(2, "an unfinished translation lies there"), (6, "another process is writing this file")]
+    assert out.read_text() == call(capsys, "translate", tiny_run, source).out
 
 
 def test_a_finished_file_is_only_complete_for_the_work_that_it_is_of(tiny_run, source, tmp_path, capsys):
