@@ -141,12 +141,14 @@ def quality() -> list[str]:
     rates = [f"{race['roof']['matrix_flops_per_s'] / 1e12:.1f}" for race in races]
     whole_runs = [f"{beside_fastest(race):.1f}" for race in races]
     ours, other, survived = fast["ours"], fast["hf-trainer"], kills["kills_survived"]
-    longer = result("time_to_quality-longer")
+    longer, floor = result("time_to_quality-longer"), result("products-B")
     return [
         "| what | figure | command |",
         "|---|---|---|",
         f"| matrix products of real tokens, as a share of the machine's bf16 rate | {' and '.join(shares)} of "
         f"{' and '.join(rates)} TFLOP/s | the same |",
+        f"| those products one by one, nothing else computed, as a share of a step, d_model 512 | "
+        f"{floor['parts_ms']['products'] / floor['step_ms']:.0%} | `python benchmark/products.py --data multi30k` |",
         "| of a run of 10 minutes, compilation included, × the fastest other | "
         f"{' and '.join(whole_runs)} | the same |",
         "| Multi30k English to German, from raw text: sacreBLEU (13a, cased, beam 5) on test 2016 | "
