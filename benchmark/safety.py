@@ -2,7 +2,8 @@
 
 With: a look at loss and gradients before each update and at the weights before each save, watching for loss spikes, the
 largest batch tried, signals, the record, and checkpoints that are flushed to the disk. Without: none of it, and nothing
-is written. Writes safety.json.
+is written. Of each training the median time from one step to the next, which saves and stalls of the machine do not
+move, and the time of the whole. Writes safety.json.
 """
 
 import inspect
@@ -13,8 +14,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import Mock, patch
 
 if not __package__:  # run as a file: the checkout's root takes the place of this folder among the places of modules
@@ -30,7 +32,7 @@ from pytorch_dl.config import Config
 from pytorch_dl.files import write_json
 from pytorch_dl.process import keep_freed_memory
 from pytorch_dl.training.progress import Progress
-from pytorch_dl.training.step import Passes
+from pytorch_dl.training.step import Passes, Reading
 from pytorch_dl.training.trainer import create_trainer
 from pytorch_dl.translator import build_model
 
@@ -44,24 +46,36 @@ def main() -> None:
     options.add_argument("--save-every", type=positive, default=120, help="steps between checkpoints")
     given = options.parse_args()
     keep_freed_memory()
-    config, seconds = configured(given), {name: [] for name in NAMES}
+    config, timed = configured(given), {name: [] for name in NAMES}
     with tempfile.TemporaryDirectory() as scratch:
         work = prepare(config, Path(scratch), pairs_per_step=given.pairs_per_step)
         for repeat in range(-1, given.repeats):
             for name in NAMES if repeat % 2 else reversed(NAMES):
                 run = Path(scratch) / f"{name}{repeat}" if name == "with" else None
-                taken = step_seconds(config, work, run, steps=given.steps, save_every=given.save_every)
+                taken = times(config, work, run, steps=given.steps, save_every=given.save_every)
                 if repeat >= 0:
-                    seconds[name].append(taken)
+                    timed[name].append(taken)
             say(f"repeat {repeat + 1} of {given.repeats}" if repeat >= 0 else "warm")
-    ratio = statistics.median(a / b for a, b in zip(seconds["with"], seconds["without"], strict=True))
     found = {"machine": machine(), "steps": given.steps, "save_every": given.save_every, "pairs": given.pairs_per_step}
-    found |= {"seconds_per_step": {name: statistics.median(values) for name, values in seconds.items()}}
-    write_json(given.out / "safety.json", {**found, "all": seconds, "ratio": ratio})
-    print(f"a step takes {ratio:.3f} times as long with all safety as without any")
+    for what in Times._fields:
+        seconds = {name: [getattr(taken, what) for taken in timed[name]] for name in NAMES}
+        ratio = statistics.median(a / b for a, b in zip(seconds["with"], seconds["without"], strict=True))
+        found[what] = {"ratio": ratio, "seconds": seconds}
+    write_json(given.out / "safety.json", found)
+    print(
+        f"with all safety a step takes {found['step']['ratio']:.3f} times as long as without any, and a training of "
+        f"{given.steps} steps that saves every {given.save_every} {found['whole']['ratio']:.3f} times"
+    )
 
 
-def step_seconds(config: Config, work: Workload, run: Path | None, *, steps: int, save_every: int) -> float:
+class Times(NamedTuple):
+    """Seconds of a training."""
+
+    step: float  # from one step to the next, in the median
+    whole: float  # all of it, saves included
+
+
+def times(config: Config, work: Workload, run: Path | None, *, steps: int, save_every: int) -> Times:
     """Of a training of so many steps, in the folder `run` with all safety; None: with none."""
     changes: dict[str, Any] = {"max_steps": steps, "eval_every": None}
     changes |= {"save_every": save_every, "undo_loss_spikes": 3.0} if run else {"save_every": None}
@@ -75,10 +89,17 @@ def step_seconds(config: Config, work: Workload, run: Path | None, *, steps: int
     )
     if run is None:
         trainer.checkpoints.folder = trainer.reporter.folder = None
-    with nullcontext() if run else unsafe():
+    begin, begun = trainer.begin_step, list[float]()
+
+    def noted(*given: Any, **options: Any) -> Reading:
+        begun.append(time.perf_counter())
+        return begin(*given, **options)
+
+    with nullcontext() if run else unsafe(), patch.object(trainer, "begin_step", noted):
         start = time.perf_counter()
         trainer.train()
-    return (time.perf_counter() - start) / steps
+        end = time.perf_counter()
+    return Times(statistics.median(after - before for before, after in pairwise(begun)), end - start)
 
 
 @contextmanager
