@@ -3,9 +3,6 @@
 checkpoints/step-00001200/   model.safetensors  optimizer.safetensors  [average.safetensors]  state.json  manifest.json
 """
 
-import contextlib
-import itertools
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pytorch_dl.errors import CheckpointError, ConfigError
-from pytorch_dl.files import damage, new_folder, read_json, remove_leftovers, strangeness, write_json
+from pytorch_dl.files import damage, new_folder, read_json, strangeness, write_json
 from pytorch_dl.training.sharding import as_part, gathered, held, own_rows
 
 MODEL, OPTIMIZER, AVERAGE, STATE = "model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"
@@ -93,40 +90,6 @@ def newest_valid(folder: Path, report: Callable[[str], None]) -> Path | None:
             fix="restore one from a backup, or start again in another folder",
         )
     return None
-
-
-def set_newer_aside(path: Path) -> None:
-    """Rename the damaged checkpoints newer than the one to go on from, so that rotation does not count them."""
-    for newer in checkpoints(path.parent):
-        if newer.name > path.name:
-            aside = newer.with_name(f"damaged-{newer.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            newer.rename(aside)
-
-
-def rotate(folder: Path, *, keep: int, keep_validated: int, protected: int) -> None:
-    """Delete old checkpoints: the `keep` newest, the `keep_validated` newest of those, and step `protected` stay."""
-    remove_leftovers(folder)
-    kept = {*checkpoints(folder)[:keep], *_validated(folder)[:keep_validated], folder / name_of(protected)}
-    for path in checkpoints(folder):
-        if path not in kept:
-            shutil.rmtree(path)
-
-
-def validated(folder: Path, count: int) -> list[Path]:
-    """The newest whole checkpoints that were written at a validation, not by a signal or in between."""
-    return list(itertools.islice((path for path in _validated(folder) if damage(path) is None), count))
-
-
-def _validated(folder: Path) -> list[Path]:
-    """Those that say so, whole or not: reading all their tensors at each save would take long."""
-    found: list[Path] = []
-    for path in checkpoints(folder):
-        with contextlib.suppress(CheckpointError):
-            state = read_state(path)
-            if state.get("validated_step") == state.get("step"):
-                found.append(path)
-    return found
 
 
 def read_state(path: Path) -> dict[str, Any]:

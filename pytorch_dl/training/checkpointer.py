@@ -14,6 +14,7 @@ from pytorch_dl.config.model_config import TrainingConfig
 from pytorch_dl.files import remove_leftovers
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training import rotation
 from pytorch_dl.training.background import Background, host_copies
 from pytorch_dl.training.peers import ALONE, Peers
 from pytorch_dl.training.sharding import exchanging, is_divided
@@ -83,7 +84,7 @@ class Checkpointer:
         ckpt.load_weights(self.model, ckpt.read_tensors(path / ckpt.MODEL), where=str(path))
         self.update.restore(path, state)
         if self.peers.is_first:
-            ckpt.set_newer_aside(path)
+            rotation.set_newer_aside(path)
         self.saved_step = self._written_step = state.step
         return state
 
@@ -135,7 +136,7 @@ class Checkpointer:
 
     def _put(self, folder: Path, parts: Iterable[ckpt.Part], state: TrainState) -> None:
         ckpt.save_checkpoint(folder, state.step, parts, state=state.to_json())
-        ckpt.rotate(
+        rotation.rotate(
             folder,
             keep=self.settings.keep_checkpoints,
             keep_validated=self.settings.average_checkpoints,

@@ -1,0 +1,44 @@
+"""Which checkpoints stay in a folder, and which make room."""
+
+import contextlib
+import itertools
+import shutil
+from pathlib import Path
+
+from pytorch_dl.errors import CheckpointError
+from pytorch_dl.files import damage, remove_leftovers
+from pytorch_dl.training.checkpoint import checkpoints, name_of, read_state
+
+
+def set_newer_aside(path: Path) -> None:
+    """Rename the damaged checkpoints newer than the one to go on from, so that rotation does not count them."""
+    for newer in checkpoints(path.parent):
+        if newer.name > path.name:
+            aside = newer.with_name(f"damaged-{newer.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            newer.rename(aside)
+
+
+def rotate(folder: Path, *, keep: int, keep_validated: int, protected: int) -> None:
+    """Delete old checkpoints: the `keep` newest, the `keep_validated` newest of those, and step `protected` stay."""
+    remove_leftovers(folder)
+    kept = {*checkpoints(folder)[:keep], *_validated(folder)[:keep_validated], folder / name_of(protected)}
+    for path in checkpoints(folder):
+        if path not in kept:
+            shutil.rmtree(path)
+
+
+def validated(folder: Path, count: int) -> list[Path]:
+    """The newest whole checkpoints that were written at a validation, not by a signal or in between."""
+    return list(itertools.islice((path for path in _validated(folder) if damage(path) is None), count))
+
+
+def _validated(folder: Path) -> list[Path]:
+    """Those that say so, whole or not: reading all their tensors at each save would take long."""
+    found: list[Path] = []
+    for path in checkpoints(folder):
+        with contextlib.suppress(CheckpointError):
+            state = read_state(path)
+            if state.get("validated_step") == state.get("step"):
+                found.append(path)
+    return found
