@@ -114,7 +114,7 @@ def checkpoint(folder: Path) -> Target:
         _write(path, begun, data, ckpt.STATE)
         found = ckpt.newest_valid(folder, lambda _: None)
         assert found is not None
-        TrainState.from_json(ckpt.read_state(found), where=str(found))
+        ckpt.read_train_state(found)
         rotation.validated(folder, 2)
 
     return Target(feed, [PLAIN + begun[MANIFEST], SIGNED + begun[ckpt.STATE]])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pytorch_dl.errors import CheckpointError, ConfigError
 from pytorch_dl.files import damage, new_folder, read_json, strangeness, write_json
 from pytorch_dl.training.sharding import as_part, gathered, held, own_rows
+from pytorch_dl.training.train_state import TrainState
 
 MODEL, OPTIMIZER, AVERAGE, STATE = "model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"
 _NUMBER = "#number"  # ends the name of optimizer state that is a plain number
@@ -75,9 +76,12 @@ def refuse_existing(folder: Path) -> None:
         )
 
 
-def newest_valid(folder: Path, report: Callable[[str], None]) -> Path | None:
-    """The newest whole checkpoint; None when there is none at all, an error when there are but none is whole."""
-    found = checkpoints(folder)
+def newest_valid(folder: Path, report: Callable[[str], None], *, among: Sequence[Path] | None = None) -> Path | None:
+    """The newest whole checkpoint; None when there is none at all, an error when there are but none is whole.
+
+    `among` tells, newest first, which of the folder's are wanted.
+    """
+    found = checkpoints(folder) if among is None else among
     for path in found:
         reason = damage(path)
         if reason is None:
@@ -101,6 +105,11 @@ def read_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise CheckpointError("is not a JSON object", where=str(path / STATE))
     return state
+
+
+def read_train_state(path: Path) -> TrainState:
+    """Where training was at a checkpoint."""
+    return TrainState.from_json(read_state(path), where=str(path))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -3,10 +3,11 @@
 import contextlib
 import itertools
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from pytorch_dl.errors import CheckpointError
-from pytorch_dl.files import damage, remove_leftovers
+from pytorch_dl.files import damage, remove_leftovers, sync_folder
 from pytorch_dl.training.checkpoint import checkpoints, name_of, read_state
 
 
@@ -19,10 +20,22 @@ def set_newer_aside(path: Path) -> None:
             newer.rename(aside)
 
 
-def rotate(folder: Path, *, keep: int, keep_validated: int, protected: int) -> None:
-    """Delete old checkpoints: the `keep` newest, the `keep_validated` newest of those, and step `protected` stay."""
+def delete_newer(path: Path) -> None:
+    """Delete the checkpoints newer than this one, such that a power cut does not bring them back."""
+    for newer in checkpoints(path.parent):
+        if newer.name > path.name:
+            shutil.rmtree(newer)
+    sync_folder(path.parent)
+
+
+def rotate(folder: Path, *, keep: int, keep_validated: int, protected: Collection[int]) -> None:
+    """Delete old checkpoints: the `keep` newest, the `keep_validated` newest of those, and steps `protected` stay."""
     remove_leftovers(folder)
-    kept = {*checkpoints(folder)[:keep], *_validated(folder)[:keep_validated], folder / name_of(protected)}
+    kept = {
+        *checkpoints(folder)[:keep],
+        *_validated(folder)[:keep_validated],
+        *(folder / name_of(step) for step in protected),
+    }
     for path in checkpoints(folder):
         if path not in kept:
             shutil.rmtree(path)

@@ -26,7 +26,7 @@ class TestRotation:
         for step in (1, 2, 3, 4):
             (tmp_path / f"step-{step:08d}").mkdir()
         (tmp_path / "notes").mkdir()
-        rotate(tmp_path, keep=keep, keep_validated=0, protected=protected)
+        rotate(tmp_path, keep=keep, keep_validated=0, protected={protected})
         assert [int(path.name[-8:]) for path in ckpt.checkpoints(tmp_path)] == left
         assert (tmp_path / "notes").exists()
 
@@ -35,7 +35,7 @@ class TestRotation:
             with new_folder(tmp_path / f"step-{step:08d}") as folder:
                 write_json(folder / ckpt.STATE, {"step": step, "validated_step": at})
         assert [path.name for path in validated(tmp_path, 2)] == ["step-00000003", "step-00000001"]
-        rotate(tmp_path, keep=1, keep_validated=1, protected=0)
+        rotate(tmp_path, keep=1, keep_validated=1, protected={0})
         assert [path.name for path in ckpt.checkpoints(tmp_path)] == ["step-00000004", "step-00000003"]
 
     def test_damaged_newer_ones_step_aside(self, tmp_path: Path) -> None:
