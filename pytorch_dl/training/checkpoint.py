@@ -3,6 +3,7 @@
 checkpoints/step-00001200/   model.safetensors  optimizer.safetensors  [average.safetensors]  state.json  manifest.json
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from pytorch_dl.training.sharding import as_part, gathered, held, own_rows
 from pytorch_dl.training.train_state import TrainState
 
 MODEL, OPTIMIZER, AVERAGE, STATE = "model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"
+NAME = re.compile(r"step-[0-9]{8}")
 _NUMBER = "#number"  # ends the name of optimizer state that is a plain number
 _LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # optimizer state of a parameter's own shape and kind
 _OTHER_CONFIGURATION = "use the configuration it was trained with"
@@ -63,7 +65,7 @@ def name_of(step: int) -> str:
 
 def checkpoints(folder: Path) -> list[Path]:
     """All checkpoints in a folder, whole or not, newest first."""
-    return sorted(folder.glob("step-????????"), reverse=True)
+    return sorted((path for path in folder.glob("step-*") if NAME.fullmatch(path.name)), reverse=True)
 
 
 def refuse_existing(folder: Path) -> None:
@@ -108,8 +110,11 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def read_train_state(path: Path) -> TrainState:
-    """Where training was at a checkpoint."""
-    return TrainState.from_json(read_state(path), where=str(path))
+    """Where training was at a checkpoint, whose folder must have the name of its step."""
+    state = TrainState.from_json(read_state(path), where=str(path))
+    if path.name != name_of(state.step):
+        raise CheckpointError(f"its state is of step {state.step}", where=str(path), fix="give it the name that it had")
+    return state
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pytorch_dl.errors import CheckpointError
 from pytorch_dl.files import damage, remove_leftovers, sync_folder
-from pytorch_dl.training.checkpoint import checkpoints, name_of, read_state
+from pytorch_dl.training.checkpoint import checkpoints, name_of, read_state, read_train_state
 
 
 def set_newer_aside(path: Path) -> None:
@@ -29,13 +29,17 @@ def delete_newer(path: Path) -> None:
 
 
 def rotate(folder: Path, *, keep: int, keep_validated: int, protected: Collection[int]) -> None:
-    """Delete old checkpoints: the `keep` newest, the `keep_validated` newest of those, and steps `protected` stay."""
+    """Delete old checkpoints: the `keep` newest, the `keep_validated` newest of those, and steps `protected` stay.
+
+    So does the best one that any of them names: where a newer one is damaged, training goes on from it, and ends there.
+    """
     remove_leftovers(folder)
     kept = {
         *checkpoints(folder)[:keep],
         *_validated(folder)[:keep_validated],
         *(folder / name_of(step) for step in protected),
     }
+    kept |= {folder / name_of(step) for path in kept if (step := _best_step(path)) is not None}
     for path in checkpoints(folder):
         if path not in kept:
             shutil.rmtree(path)
@@ -55,3 +59,9 @@ def _validated(folder: Path) -> list[Path]:
             if state.get("validated_step") == state.get("step"):
                 found.append(path)
     return found
+
+
+def _best_step(path: Path) -> int | None:
+    with contextlib.suppress(CheckpointError):
+        return read_train_state(path).best_step
+    return None
