@@ -349,8 +349,6 @@ class OptimizedTrainer:
         try:
             yield
         except NonFiniteError as error:
-            if is_divided(self.model):
-                raise  # who has fewer batches could not compute those of the others with them
             self.checkpoints.settle()  # a save would delete what is half written beside it
             raise explained(
                 error, self._passes, batches, step=step, peers=self.peers, folder=self.checkpoint_dir
