@@ -1,6 +1,7 @@
 """Resumed training equals training in one go, bit by bit: from every step, several times over, however interrupted."""
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -343,9 +344,26 @@ class TestDamage:
             make(run, ema_decay=0.5).resume()
 
     def test_a_record_that_is_gone_is_not_filled_with_zeros(self, run: Path) -> None:
+        size = (run / METRICS).stat().st_size
         (run / METRICS).unlink()
-        resumed(make(run)).train()
+        trainer = resumed(make(run))
+        had = trainer.state.metrics_position
+        assert 0 < had <= size
+        trainer.train()
         assert (run / METRICS).read_text().startswith('{"step": 5, ')
+        said = trainer.reporter.progress.console.file.getvalue()
+        assert f"warning: {run / METRICS} has 0 bytes, and had {had:,} at the checkpoint of step 4: " in said
+
+    def test_nothing_is_written_behind_a_torn_line(self, run: Path) -> None:
+        """Of a record that is shorter than at the checkpoint."""
+        first = (run / METRICS).read_bytes().splitlines(keepends=True)[0]
+        (run / METRICS).write_bytes(first + b'{"step": 2, "ki')
+        trainer = resumed(make(run))
+        trainer.train()
+        lines = (run / METRICS).read_bytes().splitlines(keepends=True)
+        assert lines[0] == first
+        assert [json.loads(line)["step"] for line in lines][:2] == [1, 5]
+        assert f"has {len(first) + 15} bytes, and had" in trainer.reporter.progress.console.file.getvalue()
 
     def test_a_torn_last_line_of_the_record_is_cut(self, run: Path) -> None:
         with open(run / METRICS, "a") as file:
