@@ -35,9 +35,18 @@ def changed_settings(folder: RunFolder, config: Config) -> Changes:
     return {name: [before[name], now[name]] for name in now if before[name] != now[name]}
 
 
-def look_at_changes(folder: RunFolder, changes: Changes, *, accepted: bool, say: Callable[[str], None]) -> None:
-    """Say what was changed; raise where it would change the result and is not accepted."""
-    refused = {name: values for name, values in changes.items() if name not in FREE}
+def free_settings(config: Config) -> set[str]:
+    """The settings that leave the result of this configuration as it is."""
+    # A spike of the loss returns to a checkpoint: when they are saved then counts.
+    return FREE - {"training.save_every"} if config.training.undo_loss_spikes else FREE
+
+
+def look_at_changes(
+    folder: RunFolder, config: Config, changes: Changes, *, accepted: bool, say: Callable[[str], None]
+) -> None:
+    """Say what was changed to get `config`; raise where it would change the result and is not accepted."""
+    free = free_settings(config)
+    refused = {name: values for name, values in changes.items() if name not in free}
     if refused and not accepted:
         raise CheckpointError(
             f"config.yaml was changed since training began: {_listed(refused)}",

@@ -99,7 +99,10 @@ def resume(run_folder: o.Run, override: o.Override = False) -> None:
 
 @app.command()
 def verify(run_folder: o.Run) -> None:
-    """Say of each part of a run folder whether it is whole and fits the others; ends with 4 if one is not."""
+    """Say of each part of a run folder whether it is whole and fits the others; ends with 4 if one is not.
+
+    What data.cache_dir and logging.log_dir have put elsewhere is named, not looked at.
+    """
     from pytorch_dl.commands import print_verified
 
     print_verified(run_folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pytorch_dl.config import Config
 from pytorch_dl.doctor.checkup import examine
-from pytorch_dl.errors import CheckpointError, ResourceError
+from pytorch_dl.errors import CheckpointError, ResourceError, visible
 from pytorch_dl.estimation.estimate import estimated
 from pytorch_dl.estimation.table import lines_of
 from pytorch_dl.replaying import changed_environment, replay, replay_failure
@@ -33,7 +33,10 @@ def print_estimate(config: Config, *, seconds: float, run: bool, as_json: bool) 
 def print_verified(run: Path) -> None:
     """Print each part of a run folder as it was found; damaged ones end with the exit code of checkpoints."""
     damaged = []
-    for part, problem in verify(run):
+    for part, problem, outside in verify(run):
+        if outside:
+            print(f"outside  {part}: {visible(str(outside))} was not looked at")
+            continue
         print(f"{'damaged' if problem else 'whole':8} {part}" + (f": {problem}" if problem else ""))
         damaged += [part] if problem else []
     if damaged:

@@ -22,7 +22,6 @@ from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.diagnosis import Failure, kept
 from pytorch_dl.training.metrics import METRICS
 from pytorch_dl.training.run_folder import RunFolder, environment
-from pytorch_dl.training.train_state import TrainState
 from pytorch_dl.training.trainer import create_trainer
 from pytorch_dl.translator import build_model
 
@@ -132,13 +131,13 @@ def _name_of(line: bytes) -> str:
 
 def _kept_steps(folder: RunFolder) -> set[int]:
     whole = (path for path in ckpt.checkpoints(folder.checkpoints) if damage(path) is None)
-    return {TrainState.from_json(ckpt.read_state(path), where=str(path)).step for path in whole}
+    return {ckpt.read_train_state(path).step for path in whole}
 
 
 def _begin(folder: RunFolder, again: RunFolder, start: int, record: Path) -> int:
     """Copy a checkpoint, the best one so far, and the record up to it; returns the bytes of the record."""
     first = folder.checkpoints / ckpt.name_of(start)
-    state = TrainState.from_json(ckpt.read_state(first), where=str(first))
+    state = ckpt.read_train_state(first)
     for source in {first, folder.checkpoints / ckpt.name_of(state.best_step)}:
         if source.exists():
             shutil.copytree(source, again.checkpoints / source.name)

@@ -172,7 +172,7 @@ def train(
         progress.say(f"{folder.path} is finished: nothing to do")
         return
     changes = peers.tell(changed_settings(folder, config) if peers.is_first else None)
-    look_at_changes(folder, changes, accepted=accept_changes, say=progress.say)
+    look_at_changes(folder, config, changes, accepted=accept_changes, say=progress.say)
     with RunLock(folder.path) if peers.is_first else contextlib.nullcontext():
         begun_with = text_states(config)
         if peers.is_first:

@@ -27,7 +27,6 @@ from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.models.reader import Reader
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.run_folder import RunFolder
-from pytorch_dl.training.train_state import TrainState
 from pytorch_dl.training.validation import pair_nll
 
 
@@ -322,5 +321,5 @@ def _weights(folder: RunFolder) -> tuple[dict[str, torch.Tensor], str]:
     newest = ckpt.newest_valid(folder.checkpoints, lambda _: None)
     if newest is None:
         raise CheckpointError("the run has no trained model yet", where=str(folder.path), fix=go_on)
-    state = TrainState.from_json(ckpt.read_state(newest), where=str(newest))
+    state = ckpt.read_train_state(newest)
     return ckpt.weights_of(folder.checkpoints, state.best_step or state.step), str(folder.checkpoints)

@@ -1,5 +1,6 @@
 """Whether a run folder is whole: each part by itself, and the parts against each other. Nothing is changed."""
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,25 +9,29 @@ from typing import NamedTuple
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.errors import CheckpointError
-from pytorch_dl.files import damage
+from pytorch_dl.files import damage, strangeness
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from pytorch_dl.prepare import recorded_texts
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.metrics import METRICS
 from pytorch_dl.training.optimizer import make_optimizer
 from pytorch_dl.training.run_folder import RunFolder
-from pytorch_dl.training.train_state import TrainState
 from pytorch_dl.translator import build_model
 
 
 class Finding(NamedTuple):
-    """A part of the folder, by its path there, and what is wrong with it, if anything."""
+    """A part of the folder, by its path there, and what is wrong with it, if anything.
+
+    Of what the configuration has put elsewhere, the setting and its place: it is not looked at.
+    """
 
     part: str
     problem: str | None
+    outside: Path | None = None
 
 
 def verify(path: Path) -> Iterator[Finding]:
-    """Look at configuration, tokenizers, checkpoints, weights for use, token stores and the record, in this order.
+    """Look at configuration, tokenizers, notes of the run, checkpoints, weights for use, token stores and the record.
 
     Raises CheckpointError where there is no run, or its configuration or tokenizers cannot be read: all else is
     measured by them.
@@ -36,6 +41,13 @@ def verify(path: Path) -> Iterator[Finding]:
     yield Finding(folder.config.name, None)
     tokenizers = TokenizerPair.load(folder.tokenizer)
     yield Finding(folder.tokenizer.name, None)
+    for note, read in (
+        (folder.begun, folder.read_begun),
+        (folder.data, lambda: recorded_texts(folder)),
+        (folder.evaluation, folder.read_beam_size),
+    ):
+        if note.exists():
+            yield Finding(note.name, _problem(read))
     config.system.device = "cpu"
     model = build_model(config, tokenizers)
     for checkpoint in ckpt.checkpoints(folder.checkpoints):
@@ -45,11 +57,15 @@ def verify(path: Path) -> Iterator[Finding]:
         yield Finding(folder.model.name, _problem(_read_weights, folder.model, model))
     for store in sorted(path for path in folder.cache.glob("*") if path.is_dir() and not path.name.startswith(".")):
         yield Finding(str(store.relative_to(path)), damage(store))
-    if (record := path / METRICS).exists():
-        yield Finding(record.name, _record_problem(record))
+    outside = {"data.cache_dir": config.data.cache_dir, "logging.log_dir": config.logging.log_dir}
+    if not outside["logging.log_dir"]:
+        record, (needed, step) = path / METRICS, _farthest_position(folder)
+        if needed or record.exists():
+            yield Finding(record.name, _record_problem(record, needed=needed, step=step))
+    yield from (Finding(name, None, Path(place)) for name, place in outside.items() if place)
 
 
-def _problem(read: Callable[..., None], *given: object) -> str | None:
+def _problem(read: Callable[..., object], *given: object) -> str | None:
     try:
         read(*given)
     except CheckpointError as error:
@@ -59,9 +75,11 @@ def _problem(read: Callable[..., None], *given: object) -> str | None:
 
 def _read_checkpoint(path: Path, model: OptimizedTransformer, config: Config) -> None:
     _require_whole(path)
-    state = TrainState.from_json(ckpt.read_state(path), where=str(path))
-    if path.name != ckpt.name_of(state.step):
-        raise CheckpointError(f"its state is of step {state.step}")
+    state = ckpt.read_train_state(path)
+    if state.best_step and not (path.parent / ckpt.name_of(state.best_step)).exists():
+        raise CheckpointError(
+            f"the best one so far, {ckpt.name_of(state.best_step)}, is missing: training ends with it"
+        )
     ckpt.load_weights(model, ckpt.read_tensors(path / ckpt.MODEL), where=str(path))
     optimizer = make_optimizer(model, config.optimizer, learning_rate=config.training.learning_rate)
     ckpt.load_optimizer(model, optimizer, path / ckpt.OPTIMIZER)
@@ -80,8 +98,22 @@ def _require_whole(path: Path) -> None:
         raise CheckpointError(reason)
 
 
-def _record_problem(path: Path) -> str | None:
-    """A line that is no record, or one of an earlier step than the line before."""
+def _farthest_position(folder: RunFolder) -> tuple[int, int]:
+    """The most bytes of the record that a checkpoint tells of, and its step."""
+    found = [(0, 0)]
+    for path in ckpt.checkpoints(folder.checkpoints):
+        with contextlib.suppress(CheckpointError):
+            state = ckpt.read_train_state(path)
+            found.append((state.metrics_position, state.step))
+    return max(found)
+
+
+def _record_problem(path: Path, *, needed: int, step: int) -> str | None:
+    """Less than the checkpoint of `step` needs, a line that is no record, or one of an earlier step than before."""
+    if strange := strangeness(path):
+        return strange
+    if (size := path.stat().st_size) < needed:
+        return f"has {size:,} bytes, and had {needed:,} at the checkpoint of step {step:,}"
     before = 0
     with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):

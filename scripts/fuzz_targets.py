@@ -33,6 +33,7 @@ from pytorch_dl.failures import told
 from pytorch_dl.files import MANIFEST, sha256, write_json
 from pytorch_dl.generation.constraints import Constraints
 from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training import rotation
 from pytorch_dl.training.train_state import TrainState
 from pytorch_dl.translating import read
 
@@ -113,8 +114,8 @@ def checkpoint(folder: Path) -> Target:
         _write(path, begun, data, ckpt.STATE)
         found = ckpt.newest_valid(folder, lambda _: None)
         assert found is not None
-        TrainState.from_json(ckpt.read_state(found), where=str(found))
-        ckpt.validated(folder, 2)
+        ckpt.read_train_state(found)
+        rotation.validated(folder, 2)
 
     return Target(feed, [PLAIN + begun[MANIFEST], SIGNED + begun[ckpt.STATE]])
 

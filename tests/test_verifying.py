@@ -7,8 +7,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tiny_runs import call
 
+from pytorch_dl.config import load_config, to_yaml
 from pytorch_dl.errors import CheckpointError
 from pytorch_dl.files import MANIFEST, sha256, write_json
+from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.verifying import verify
 
 
@@ -23,7 +25,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def problems(run: Path) -> dict[str, str]:
-    return {part: problem for part, problem in verify(run) if problem}
+    return {part: problem for part, problem, _ in verify(run) if problem}
 
 
 def with_sums(folder: Path) -> None:
@@ -39,8 +41,8 @@ def test_a_whole_run(run, capsys):
     parts = [line.split(maxsplit=1) for line in result.out.splitlines()]
     assert {state for state, _ in parts} == {"whole"}
     names = [part for _, part in parts]
-    assert names[:2] == ["config.yaml", "tokenizer"]
-    assert names[2:-4] == ["checkpoints/step-00000020", "checkpoints/step-00000010"]
+    assert names[:5] == ["config.yaml", "tokenizer", "begun.yaml", "data.json", "evaluation.json"]
+    assert names[5:-4] == ["checkpoints/step-00000020", "checkpoints/step-00000010"]
     assert names[-4] == "model"
     assert all(name.startswith("cache/") for name in names[-3:-1])
     assert names[-1] == "metrics.jsonl"
@@ -105,3 +107,57 @@ def test_what_all_is_measured_by(run, part):
     (run / part).unlink()
     with pytest.raises(CheckpointError):
         list(verify(run))
+
+
+def test_a_best_checkpoint_that_is_gone(run):
+    """Of the last 20 steps the first ten did better: it is what training would end with."""
+    newest = run / "checkpoints" / "step-00000020"
+    write_json(newest / "state.json", {**ckpt.read_state(newest), "best_step": 10})
+    with_sums(newest)
+    assert problems(run) == {}
+    shutil.rmtree(run / "checkpoints" / "step-00000010")
+    assert problems(run) == {
+        "checkpoints/step-00000020": "the best one so far, step-00000010, is missing: training ends with it"
+    }
+
+
+@pytest.mark.parametrize("lines", [None, 2])
+def test_a_record_that_lost_its_end(lines, run):
+    record = run / "metrics.jsonl"
+    needed = ckpt.read_state(run / "checkpoints" / "step-00000020")["metrics_position"]
+    left = record.read_text().splitlines(keepends=True)[:lines]
+    record.unlink()
+    if lines is None:
+        assert problems(run) == {record.name: "is missing"}
+        return
+    record.write_text("".join(left))
+    size = record.stat().st_size
+    assert problems(run) == {record.name: f"has {size:,} bytes, and had {needed:,} at the checkpoint of step 20"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("begun.yaml", "model: 3\n", "model"),
+        ("data.json", '{"train": 3}', "cannot be read"),
+        ("evaluation.json", '{"beam_size": 0}', "expected a beam_size of at least 1"),
+    ],
+)
+def test_notes_of_the_run(name, content, problem, run):
+    (run / name).write_text(content)
+    (found,) = problems(run).items()
+    assert found[0] == name
+    assert problem in found[1]
+
+
+def test_what_lies_elsewhere_is_named(run, tmp_path, capsys):
+    config = load_config(run / "config.yaml")
+    config.data.cache_dir, config.logging.log_dir = str(tmp_path / "stores"), str(tmp_path / "logs")
+    (run / "config.yaml").write_text(to_yaml(config))
+    (run / "metrics.jsonl").unlink()
+    result = call(capsys, "verify", str(run))
+    assert result.code == 0, result.err
+    assert result.out.splitlines()[-2:] == [
+        f"outside  data.cache_dir: {tmp_path}/stores was not looked at",
+        f"outside  logging.log_dir: {tmp_path}/logs was not looked at",
+    ]

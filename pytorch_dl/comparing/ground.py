@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from pytorch_dl.changes import FREE, flat_settings
+from pytorch_dl.changes import flat_settings, free_settings
 from pytorch_dl.config import Config
 from pytorch_dl.config.load import checked, with_values
 from pytorch_dl.dataset.efficient_dataloader import DataModule, Texts, source, texts_of
@@ -32,7 +32,7 @@ from pytorch_dl.translator import choose_device
 
 Say = Callable[[str], None]
 Record = dict[str, Any]
-IGNORED = {*FREE, "logging.log_dir"} - {"training.time_limit", "system.compile"}
+COUNTING = {"training.time_limit", "system.compile"}  # free in a run that goes on, but not between two
 TOKENIZER_SETTINGS = {*TEXTS, "data.tokenizer_name", "data.vocab_size", "data.shared_vocabulary"}
 TEXT_SETTINGS = {*TEXTS, "data.val_data_path", "data.val_tgt_path", "data.val_split"}
 
@@ -213,7 +213,8 @@ def _record(arms: Mapping[str, Config], terms: Record) -> Record:
                 side: [text.fingerprint() for text in streams]
                 for side, streams in (("train", sides.train), ("val", sides.val), ("test", test))
             }
-        settings = {key: value for key, value in flat_settings(config).items() if key not in IGNORED}
+        ignored = free_settings(config) - COUNTING | {"logging.log_dir"}
+        settings = {key: value for key, value in flat_settings(config).items() if key not in ignored}
         found["arms"][name] = {"settings": settings, "texts": texts[key]}
     return dict(json.loads(json.dumps(found)))
 

@@ -167,7 +167,7 @@ class TrainingConfig(Section):
     max_grad_norm: PositiveNumber | None = 1.0
     """Gradients are scaled down to this norm when it is exceeded."""
     undo_loss_spikes: Annotated[Number, Field(gt=1)] | None = None
-    """Where a step's loss is so many times the usual, return to the last checkpoint, and leave those batches out."""
+    """Where a step's loss is so many times the usual, return to the last scheduled checkpoint, without its batches."""
     label_smoothing: Probability = 0.1
     """Probability mass of the target spread over the vocabulary."""
     ema_decay: Probability = 0.0

@@ -81,7 +81,7 @@ def _span(values: Sequence[str]) -> str:
 
 def _state(folder: RunFolder) -> TrainState:
     last = ckpt.checkpoints(folder.checkpoints)[0]
-    return TrainState.from_json(ckpt.read_state(last), where=str(last))
+    return ckpt.read_train_state(last)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

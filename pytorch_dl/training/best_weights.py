@@ -7,6 +7,7 @@ from torch import nn
 
 from pytorch_dl.config.model_config import TrainingConfig
 from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training import rotation
 from pytorch_dl.training.train_state import TrainState
 
 
@@ -25,7 +26,7 @@ def use_average_if_better(
     say: Callable[[str], None],
 ) -> bool:
     """Replace the best weights by the average of the last validated checkpoints if `validate` finds it better."""
-    last = ckpt.validated(folder, settings.average_checkpoints)
+    last = rotation.validated(folder, settings.average_checkpoints)
     if len(last) < 2:
         return False
     ckpt.load_weights(model, ckpt.averaged(last), where=str(folder))

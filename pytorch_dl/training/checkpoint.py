@@ -3,9 +3,7 @@
 checkpoints/step-00001200/   model.safetensors  optimizer.safetensors  [average.safetensors]  state.json  manifest.json
 """
 
-import contextlib
-import itertools
-import shutil
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pytorch_dl.errors import CheckpointError, ConfigError
-from pytorch_dl.files import damage, new_folder, read_json, remove_leftovers, strangeness, write_json
+from pytorch_dl.files import damage, new_folder, read_json, strangeness, write_json
 from pytorch_dl.training.sharding import as_part, gathered, held, own_rows
+from pytorch_dl.training.train_state import TrainState
 
 MODEL, OPTIMIZER, AVERAGE, STATE = "model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"
+NAME = re.compile(r"step-[0-9]{8}")
 _NUMBER = "#number"  # ends the name of optimizer state that is a plain number
 _LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # optimizer state of a parameter's own shape and kind
 _OTHER_CONFIGURATION = "use the configuration it was trained with"
@@ -65,7 +65,7 @@ def name_of(step: int) -> str:
 
 def checkpoints(folder: Path) -> list[Path]:
     """All checkpoints in a folder, whole or not, newest first."""
-    return sorted(folder.glob("step-????????"), reverse=True)
+    return sorted((path for path in folder.glob("step-*") if NAME.fullmatch(path.name)), reverse=True)
 
 
 def refuse_existing(folder: Path) -> None:
@@ -78,9 +78,12 @@ def refuse_existing(folder: Path) -> None:
         )
 
 
-def newest_valid(folder: Path, report: Callable[[str], None]) -> Path | None:
-    """The newest whole checkpoint; None when there is none at all, an error when there are but none is whole."""
-    found = checkpoints(folder)
+def newest_valid(folder: Path, report: Callable[[str], None], *, among: Sequence[Path] | None = None) -> Path | None:
+    """The newest whole checkpoint; None when there is none at all, an error when there are but none is whole.
+
+    `among` tells, newest first, which of the folder's are wanted.
+    """
+    found = checkpoints(folder) if among is None else among
     for path in found:
         reason = damage(path)
         if reason is None:
@@ -95,40 +98,6 @@ def newest_valid(folder: Path, report: Callable[[str], None]) -> Path | None:
     return None
 
 
-def set_newer_aside(path: Path) -> None:
-    """Rename the damaged checkpoints newer than the one to go on from, so that rotation does not count them."""
-    for newer in checkpoints(path.parent):
-        if newer.name > path.name:
-            aside = newer.with_name(f"damaged-{newer.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            newer.rename(aside)
-
-
-def rotate(folder: Path, *, keep: int, keep_validated: int, protected: int) -> None:
-    """Delete old checkpoints: the `keep` newest, the `keep_validated` newest of those, and step `protected` stay."""
-    remove_leftovers(folder)
-    kept = {*checkpoints(folder)[:keep], *_validated(folder)[:keep_validated], folder / name_of(protected)}
-    for path in checkpoints(folder):
-        if path not in kept:
-            shutil.rmtree(path)
-
-
-def validated(folder: Path, count: int) -> list[Path]:
-    """The newest whole checkpoints that were written at a validation, not by a signal or in between."""
-    return list(itertools.islice((path for path in _validated(folder) if damage(path) is None), count))
-
-
-def _validated(folder: Path) -> list[Path]:
-    """Those that say so, whole or not: reading all their tensors at each save would take long."""
-    found: list[Path] = []
-    for path in checkpoints(folder):
-        with contextlib.suppress(CheckpointError):
-            state = read_state(path)
-            if state.get("validated_step") == state.get("step"):
-                found.append(path)
-    return found
-
-
 def read_state(path: Path) -> dict[str, Any]:
     """The JSON state of a checkpoint."""
     try:
@@ -137,6 +106,14 @@ def read_state(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"cannot be read: {error}", where=str(path / STATE)) from None
     if not isinstance(state, dict):
         raise CheckpointError("is not a JSON object", where=str(path / STATE))
+    return state
+
+
+def read_train_state(path: Path) -> TrainState:
+    """Where training was at a checkpoint, whose folder must have the name of its step."""
+    state = TrainState.from_json(read_state(path), where=str(path))
+    if path.name != name_of(state.step):
+        raise CheckpointError(f"its state is of step {state.step}", where=str(path), fix="give it the name that it had")
     return state
 
 

@@ -3,7 +3,7 @@
 import copy
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,13 @@ from pathlib import Path
 from torch import Tensor
 
 from pytorch_dl.config.model_config import TrainingConfig
+from pytorch_dl.errors import CheckpointError
 from pytorch_dl.files import remove_leftovers
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training import rotation
 from pytorch_dl.training.background import Background, host_copies
+from pytorch_dl.training.due import save_is_due
 from pytorch_dl.training.peers import ALONE, Peers
 from pytorch_dl.training.sharding import exchanging, is_divided
 from pytorch_dl.training.train_state import TrainState
@@ -25,7 +28,9 @@ class Checkpointer:
     """Saves model, optimizer and state into `folder`; without one it does nothing.
 
     `saved_step` is that of the last checkpoint that was begun, so that none is begun twice; where writing it failed, of
-    the last one that is whole.
+    the last one that is whole. `return_step` is that of the last one that was due, which a spike of the loss returns
+    to; 0 where there is none, or spikes are not undone. One that a signal left does not count: the steps that a spike
+    undoes would depend on it.
     """
 
     def __init__(
@@ -38,7 +43,7 @@ class Checkpointer:
     ) -> None:
         self.folder, self.model, self.update, self.settings = folder, model, update, settings
         self.peers = peers
-        self.saved_step = self._written_step = 0
+        self.saved_step = self._written_step = self.return_step = 0
         self._background, self._is_beside = Background(), False
 
     def warn_if_scarce(self, report: Callable[[str], None]) -> None:
@@ -64,6 +69,8 @@ class Checkpointer:
         self.wait()
         with exchanging(self.model, self.peers):
             self.update.check_weights(state.step)
+            if self._is_place_to_return(state):
+                self.return_step = state.step
             if self.peers.is_first:
                 self._write(self.folder, state)
             elif is_divided(self.model):
@@ -79,12 +86,28 @@ class Checkpointer:
         path = self._newest(report)
         if path is None:
             return None
-        state = TrainState.from_json(ckpt.read_state(path), where=str(path))
-        ckpt.load_weights(self.model, ckpt.read_tensors(path / ckpt.MODEL), where=str(path))
-        self.update.restore(path, state)
+        state = self._load(path)
         if self.peers.is_first:
-            ckpt.set_newer_aside(path)
-        self.saved_step = self._written_step = state.step
+            rotation.set_newer_aside(path)
+        due = self._due() if self.peers.is_first else []
+        self.return_step = self.peers.tell(ckpt.read_train_state(due[0]).step if due else 0)
+        return state
+
+    def go_back(self, report: Callable[[str], None]) -> TrainState:
+        """Go back to the newest whole checkpoint that was due, and delete those after it: another way begins there."""
+        assert self.folder is not None
+        self.wait()
+        path = self._newest(report, among=self._due)
+        if path is None:
+            raise CheckpointError(
+                f"the loss leaps, and the checkpoint of step {self.return_step} to return to is gone",
+                where=str(self.folder),
+                fix="restore it from a backup, or set training.undo_loss_spikes to null",
+            )
+        state = self._load(path)
+        if self.peers.is_first:
+            rotation.delete_newer(path)
+        self.return_step = state.step
         return state
 
     @contextmanager
@@ -125,6 +148,27 @@ class Checkpointer:
         self.wait()
         self.peers.wait()
 
+    def _load(self, path: Path) -> TrainState:
+        state = ckpt.read_train_state(path)
+        ckpt.load_weights(self.model, ckpt.read_tensors(path / ckpt.MODEL), where=str(path))
+        self.update.restore(path, state)
+        self.saved_step = self._written_step = state.step
+        return state
+
+    def _is_place_to_return(self, state: TrainState) -> bool:
+        return bool(self.settings.undo_loss_spikes) and save_is_due(state, self.settings)
+
+    def _due(self) -> list[Path]:
+        """The checkpoints that a spike may return to, whole or not, newest first."""
+        assert self.folder is not None
+        return [path for path in ckpt.checkpoints(self.folder) if self._says_that_it_was_due(path)]
+
+    def _says_that_it_was_due(self, path: Path) -> bool:
+        try:
+            return self._is_place_to_return(ckpt.read_train_state(path))
+        except CheckpointError:
+            return False
+
     def _write(self, folder: Path, state: TrainState) -> None:
         state.scaler = self.update.scaler.state_dict()
         parts = ckpt.contents(self.model, self.update.optimizer, self._average)
@@ -135,11 +179,11 @@ class Checkpointer:
 
     def _put(self, folder: Path, parts: Iterable[ckpt.Part], state: TrainState) -> None:
         ckpt.save_checkpoint(folder, state.step, parts, state=state.to_json())
-        ckpt.rotate(
+        rotation.rotate(
             folder,
             keep=self.settings.keep_checkpoints,
             keep_validated=self.settings.average_checkpoints,
-            protected=state.best_step,
+            protected={state.best_step, self.return_step},
         )
         self._written_step = state.step
 
@@ -152,13 +196,15 @@ class Checkpointer:
     def _average(self) -> Mapping[str, Tensor] | None:
         return self.update.average.weights if self.update.average else None
 
-    def _newest(self, report: Callable[[str], None]) -> Path | None:
+    def _newest(
+        self, report: Callable[[str], None], *, among: Callable[[], Sequence[Path]] | None = None
+    ) -> Path | None:
         """What the first process finds, for all."""
         assert self.folder is not None
         name = None
         if self.peers.is_first:
             remove_leftovers(self.folder)
-            path = ckpt.newest_valid(self.folder, report)
+            path = ckpt.newest_valid(self.folder, report, among=among and among())
             name = path.name if path else None
         name = self.peers.tell(name)
         return self.folder / name if name else None

@@ -5,7 +5,7 @@ failed-step-00000012/   model.safetensors  batch.safetensors  failure.json  mani
 What is found is kept beside the checkpoints, so that the step can be looked at again, without the text and elsewhere.
 """
 
-import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -17,9 +17,9 @@ from pydantic import TypeAdapter
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pytorch_dl.dataset.batching import Batch
-from pytorch_dl.errors import CheckpointError, NonFiniteError
-from pytorch_dl.files import damage, new_folder, write_json
+from pytorch_dl.dataset.batching import IGNORED_LABEL, Batch
+from pytorch_dl.errors import CheckpointError, NonFiniteError, UserError, visible
+from pytorch_dl.files import damage, new_folder, read_json, write_json
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.loaders import refuse_misfit
@@ -28,6 +28,7 @@ from pytorch_dl.training.sharding import is_divided
 from pytorch_dl.training.step import Passes
 
 BATCH, FAILURE = "batch.safetensors", "failure.json"
+NAME = re.compile(r"failed-step-[0-9]{8}")
 SHOWN_PAIRS = 8
 WEIGHTS = "the weights"
 
@@ -42,7 +43,7 @@ class Failure:
     pairs: list[int]
 
     def __str__(self) -> str:
-        return f"first in {self.tensor}" + (f", on pairs {_listed(self.pairs)}" if self.pairs else "")
+        return f"first in {visible(self.tensor)}" + (f", on pairs {_listed(self.pairs)}" if self.pairs else "")
 
 
 class Watch:
@@ -100,13 +101,13 @@ def explained(
     peers: Peers,
     folder: Path | None,
 ) -> NonFiniteError:
-    """The error of a step with what is found in this process's batches, which is kept in `folder`.
+    """The error of a step with what is found in this process's batches; the first that finds something keeps it.
 
     A divided model is not computed again: processes with other numbers of batches would wait for each other.
     """
-    pairs = f"on pairs {_listed(_pairs(*(batch.pair_ids for batch in batches.values())))}"
+    pairs = _listed(_pairs(*(batch.pair_ids for batch in batches.values()))) or "no pairs"
     if is_divided(passes.model):
-        return NonFiniteError(f"{error.what}: {pairs}", fix=error.fix)
+        return NonFiniteError(f"{error.what}; of the step's pairs, rank {peers.rank} had {pairs}", fix=error.fix)
     failure = diagnosed(passes, batches, step=step)
     finders = torch.zeros(peers.size, device=peers.device)
     finders[peers.rank] = failure is not None
@@ -114,14 +115,22 @@ def explained(
     fix = error.fix
     if failure:
         where = str(failure)
-        if folder and failure.slot in batches and not failure.tensor.startswith(WEIGHTS):
-            fix = f"{fix}; its weights and batch are in {keep(failure, folder, passes.model, batches[failure.slot])}"
+        if folder and ranks[0] == peers.rank and not failure.tensor.startswith(WEIGHTS):
+            fix = f"{fix}; {_kept_or_not(failure, folder, passes.model, batches[failure.slot])}"
     elif ranks:
         where = f"in a batch of rank {ranks[0]}, which tells more"
     else:
-        where = pairs
+        where = f"on pairs {pairs}"
         fix = "computed again, the same batches give finite numbers: see whether the machine's memory is sound"
     return NonFiniteError(f"{error.what}: {where}", fix=fix)
+
+
+def _kept_or_not(failure: Failure, folder: Path, model: nn.Module, batch: Batch) -> str:
+    """Keep a failure and say where; what prevents it must not hide the failure itself."""
+    try:
+        return f"its weights and batch are in {keep(failure, folder, model, batch)}"
+    except Exception as error:
+        return f"its weights and batch could not be kept ({error.what if isinstance(error, UserError) else error})"
 
 
 def keep(failure: Failure, folder: Path, model: nn.Module, batch: Batch) -> Path:
@@ -138,21 +147,62 @@ def keep(failure: Failure, folder: Path, model: nn.Module, batch: Batch) -> Path
 
 def kept(folder: Path, model: OptimizedTransformer) -> tuple[Failure, Batch] | None:
     """The newest failure that was kept, with its weights in the model; None where there is none."""
-    path = max(folder.glob("failed-step-????????"), default=None)
+    path = max((path for path in folder.glob("failed-*") if NAME.fullmatch(path.name)), default=None)
     if path is None:
         return None
     if (reason := damage(path)) is not None:
         raise CheckpointError(reason, where=str(path))
     ckpt.load_weights(model, ckpt.read_tensors(path / ckpt.MODEL), where=str(path))
     try:
-        values = json.loads((path / FAILURE).read_bytes())
+        values = read_json(path / FAILURE)
         parts: dict[str, Any] = {**ckpt.read_tensors(path / BATCH), **values.pop("counts")}
         batch = Batch(**parts)
         failure = TypeAdapter(Failure).validate_python(values)
+        _refuse_what_no_batch_is(batch)
+        refuse_misfit(batch, model, where=BATCH)
+        _refuse_another(failure, batch, name=path.name)
     except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(f"is no failure that training wrote ({error})", where=str(path)) from None
-    refuse_misfit(batch, model, where=str(path))
     return failure, batch
+
+
+def _refuse_what_no_batch_is(batch: Batch) -> None:
+    """Raise ValueError unless the parts have the shapes and kinds that belong together, and positions and segments."""
+    rows, pairs = (*batch.pair_ids.shape, 0, 0)[:2]
+    for width, names in (
+        (None, ("pair_ids",)),
+        (batch.src.shape[-1:], ("src", "src_segments", "src_positions")),
+        (batch.tgt_in.shape[-1:], ("tgt_in", "labels", "tgt_segments", "tgt_positions")),
+    ):
+        for name in names:
+            tensor: Tensor = getattr(batch, name)
+            shape = (rows, *(width or (pairs,)))
+            if tuple(tensor.shape) != shape or len(shape) != 2 or not tensor.numel():
+                raise ValueError(f"{name} has the shape {tuple(tensor.shape)}, expected {shape} and not empty")
+            if tensor.dtype not in (torch.int32, torch.int64):
+                raise ValueError(f"{name} is of {tensor.dtype}, expected int64")
+    for name, most in (
+        ("src_segments", pairs),
+        ("tgt_segments", pairs),
+        ("src_positions", None),
+        ("tgt_positions", None),
+    ):
+        lowest, highest = (int(bound) for bound in getattr(batch, name).aminmax())
+        if lowest < 0 or (most is not None and highest > most):
+            raise ValueError(f"{name} go from {lowest} to {highest}")
+    if (batch.labels[batch.tgt_segments == 0] != IGNORED_LABEL).any():
+        raise ValueError("labels tell of tokens where there are none")
+    for name in ("num_src_tokens", "num_tgt_tokens"):
+        if not isinstance(count := getattr(batch, name), int) or not 0 < count <= batch.num_positions:
+            raise ValueError(f"{name} is {count!r}")
+
+
+def _refuse_another(failure: Failure, batch: Batch, *, name: str) -> None:
+    """Raise ValueError unless it is the failure of this batch, in a folder with the name of its step."""
+    if name != f"failed-{ckpt.name_of(failure.step)}" or failure.slot < 0:
+        raise ValueError(f"it is of step {failure.step}, batch {failure.slot}")
+    if other := set(failure.pairs) - set(_pairs(batch.pair_ids)):
+        raise ValueError(f"pair {min(other)} is not in its batch")
 
 
 def _pairs(*ids: Tensor) -> list[int]:

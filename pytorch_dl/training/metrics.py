@@ -194,7 +194,8 @@ class MetricsLog:
             make_folder(folder)
             self._metrics.touch()
             sync_folder(folder)
-            os.truncate(self._metrics, min(position, self.position))  # never longer: that would fill it with zeros
+            whole = position if position <= self.position else _end_of_last_line(self._metrics)
+            os.truncate(self._metrics, whole)  # never longer: that would fill it with zeros
 
     @property
     def position(self) -> int:
@@ -249,6 +250,11 @@ def memory_mb() -> dict[str, float]:
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         peak["gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
     return peak
+
+
+def _end_of_last_line(path: Path) -> int:
+    """What follows must not go on with a torn line."""
+    return path.read_bytes().rfind(b"\n") + 1
 
 
 def _append(path: Path, record: Record) -> None:

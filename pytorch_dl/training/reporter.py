@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pytorch_dl.config.model_config import LoggingConfig
-from pytorch_dl.training.metrics import MetricsLog, make_trackers, memory_mb, set_record_aside
+from pytorch_dl.training.metrics import METRICS, MetricsLog, make_trackers, memory_mb, set_record_aside
 from pytorch_dl.training.progress import Progress, Sample, duration
 from pytorch_dl.training.train_state import Sums, TrainState
 
@@ -33,9 +33,18 @@ class Reporter:
         if self.folder:
             if state.step == 0 and (aside := set_record_aside(self.folder)):
                 self.say(f"the record of an earlier training is kept as {aside}")
+            self._warn_if_cut_short(self.folder / METRICS, state)
             trackers = make_trackers(self.config, self.folder, first_step=state.step + 1, settings=self.settings)
             self._log = MetricsLog(self.folder, trackers, position=state.metrics_position)
         return self
+
+    def _warn_if_cut_short(self, record: Path, state: TrainState) -> None:
+        size = record.stat().st_size if record.exists() else 0
+        if size < state.metrics_position:
+            self.say(
+                f"warning: {record} has {size:,} bytes, and had {state.metrics_position:,} at the checkpoint of step "
+                f"{state.step:,}: the lines that it has lost stay lost, restore it from a backup if there is one"
+            )
 
     def go_back(self, state: TrainState) -> None:
         """Cut the files back to where they were at the state's checkpoint, while training goes on."""

@@ -27,6 +27,7 @@ from pytorch_dl.training.best_weights import use_average_if_better, use_best
 from pytorch_dl.training.checkpointer import Checkpointer
 from pytorch_dl.training.compilation import Compile, compile_layers, compiles
 from pytorch_dl.training.diagnosis import Failure, diagnosed, explained
+from pytorch_dl.training.due import save_is_due, validation_is_due
 from pytorch_dl.training.ending import end_reason, seconds_left
 from pytorch_dl.training.loaders import is_exact
 from pytorch_dl.training.objective import check_vocabulary
@@ -232,6 +233,10 @@ class OptimizedTrainer:
         state = self.checkpoints.restore(self.reporter.say)
         if state is None:
             return False
+        self._go_on_from(state)
+        return True
+
+    def _go_on_from(self, state: TrainState) -> None:
         self.state, self._has_best = state, False
         self._passes = self._new_passes()  # in the precision of the checkpoint
         if state.batch and not is_exact(self.train_dataloader):
@@ -239,7 +244,6 @@ class OptimizedTrainer:
                 f"warning: the training loader begins epoch {state.epoch + 1} anew, without its first "
                 f"{state.batch:,} batches: if it shuffles, some pairs come twice and others not at all"
             )
-        return True
 
     def save(self) -> None:
         """Write a checkpoint of this step, where there is a folder for it; not once the model has its best weights."""
@@ -292,11 +296,11 @@ class OptimizedTrainer:
             self.model.zero_grad(set_to_none=True)
 
     def _go_back(self, spike: LossSpike, group: Group) -> None:
-        """Return to the last checkpoint, and leave out the batches since: those up to the group's end."""
+        """Return to the last checkpoint that was due, and leave out the batches since: up to the group's end."""
         seconds = self.state.seconds
         epoch, batch = (self.state.epoch + 1, 0) if group.ends_epoch else (self.state.epoch, self.state.batch)
         self._unread.clear()
-        self.resume()
+        self._go_on_from(self.checkpoints.go_back(self.reporter.say))
         self._record_passes_of_one_shape()
         self._spikes.count_return(self.state.step)
         self.state.epoch, self.state.batch, self.state.seconds = epoch, batch, seconds
@@ -311,7 +315,9 @@ class OptimizedTrainer:
         state.batch += group.size
         saves = (self.settings.save_every, self.settings.eval_every)
         due = group.ends_epoch or self.reporter.is_due(state) or any(n and state.step % n == 0 for n in saves)
-        sums = self._read(late=0 if due or not self.update.reads_late else 1)
+        # A spike must be known before the next step is begun, whose batches are not to be left out.
+        at_once = due or not self.update.reads_late or self.settings.undo_loss_spikes
+        sums = self._read(late=0 if at_once else 1)
         state.seconds += time.monotonic() - started
         ending = f"{duration(seconds_left(state, self.settings, total_steps))} left"
         rate = self.update.learning_rate
@@ -329,7 +335,7 @@ class OptimizedTrainer:
             reading = self._unread.popleft()
             with self._explaining(reading.batches, reading.step):
                 found, counts = reading.read(), reading.all_counts
-            if self.checkpoints.saved_step:
+            if self.checkpoints.return_step:
                 self._spikes.look(self.state, found, step=reading.step)
             self._stop.asked_by_another |= counts.stops > 0
             self._seconds = counts.seconds
@@ -343,22 +349,18 @@ class OptimizedTrainer:
         try:
             yield
         except NonFiniteError as error:
-            if is_divided(self.model):
-                raise  # who has fewer batches could not compute those of the others with them
             self.checkpoints.settle()  # a save would delete what is half written beside it
             raise explained(
                 error, self._passes, batches, step=step, peers=self.peers, folder=self.checkpoint_dir
             ) from None
 
     def _validate_and_save_if_due(self) -> None:
-        state, settings = self.state, self.settings
+        state = self.state
         self._poll()
-        every = settings.eval_every
-        due = state.step % every == 0 if every else state.batch == 0
-        if due and state.validated_step < state.step:
+        if validation_is_due(state, self.settings) and state.validated_step < state.step:
             self._validate_and_note()
             self.save()
-        elif settings.save_every and state.step % settings.save_every == 0 and self.checkpoints.saved_step < state.step:
+        elif save_is_due(state, self.settings) and self.checkpoints.saved_step < state.step:
             self.save()
 
     def _validate_and_note(self) -> None:

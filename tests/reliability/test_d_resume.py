@@ -127,12 +127,12 @@ def test_d7_each_changed_setting(case, memory):
         assert changed_settings(folder, before) == {}
         if name not in FREE:
             with pytest.raises(CheckpointError) as caught:
-                look_at_changes(folder, changes, accepted=False, say=said.append)
+                look_at_changes(folder, after, changes, accepted=False, say=said.append)
             assert str(caught.value) == (
                 f"{folder.path}: config.yaml was changed since training began: {how}. Fix: change it back, begin "
                 "another run, or go on with it by `pytorch-dl resume --override`."
             )
-        look_at_changes(folder, changes, accepted=name not in FREE, say=said.append)
+        look_at_changes(folder, after, changes, accepted=name not in FREE, say=said.append)
         assert said == [f"changed in config.yaml since training began: {how}"]
     how = "a setting changed in the folder of a run"
     case.survived(len(CHANGES), injected=how, lost="nothing; both values are told")

@@ -15,7 +15,7 @@ from tiny import tiny_model
 
 from pytorch_dl.config.model_config import OptimizerConfig
 from pytorch_dl.errors import CheckpointError, ConfigError, ResourceError
-from pytorch_dl.files import MANIFEST, damage, new_folder, sha256, write_json
+from pytorch_dl.files import MANIFEST, damage, sha256
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.optimizer import make_optimizer
@@ -314,37 +314,6 @@ class TestNewestValid:
         save(tmp_path, 1, trained(steps=0))
         with pytest.raises(CheckpointError, match=f"^{tmp_path}: the folder already holds checkpoints"):
             ckpt.refuse_existing(tmp_path)
-
-
-class TestRotation:
-    @pytest.mark.parametrize(
-        ("keep", "protected", "left"), [(2, 4, [4, 3]), (2, 1, [4, 3, 1]), (3, 0, [4, 3, 2]), (9, 1, [4, 3, 2, 1])]
-    )
-    def test_newest_and_best_stay(self, keep: int, protected: int, left: list[int], tmp_path: Path) -> None:
-        for step in (1, 2, 3, 4):
-            (tmp_path / f"step-{step:08d}").mkdir()
-        (tmp_path / "notes").mkdir()
-        ckpt.rotate(tmp_path, keep=keep, keep_validated=0, protected=protected)
-        assert [int(path.name[-8:]) for path in ckpt.checkpoints(tmp_path)] == left
-        assert (tmp_path / "notes").exists()
-
-    def test_those_to_average_were_written_at_validations(self, tmp_path: Path) -> None:
-        for step, validated in ((1, 1), (2, 1), (3, 3), (4, 3)):
-            with new_folder(tmp_path / f"step-{step:08d}") as folder:
-                write_json(folder / ckpt.STATE, {"step": step, "validated_step": validated})
-        assert [path.name for path in ckpt.validated(tmp_path, 2)] == ["step-00000003", "step-00000001"]
-        ckpt.rotate(tmp_path, keep=1, keep_validated=1, protected=0)
-        assert [path.name for path in ckpt.checkpoints(tmp_path)] == ["step-00000004", "step-00000003"]
-
-    def test_damaged_newer_ones_step_aside(self, tmp_path: Path) -> None:
-        paths = [save(tmp_path, step, trained(steps=0)) for step in (1, 2, 3)]
-        (paths[2] / ckpt.MODEL).write_bytes(b"torn")
-        for _ in range(2):  # the second time, one lies there already
-            ckpt.set_newer_aside(paths[1])
-            assert ckpt.checkpoints(tmp_path) == [paths[1], paths[0]]
-            assert (tmp_path / "damaged-step-00000003" / ckpt.MODEL).read_bytes() == b"torn"
-            paths[2].mkdir()
-            (paths[2] / ckpt.MODEL).write_bytes(b"torn")
 
 
 class TestUsableWeights:

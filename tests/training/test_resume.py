@@ -1,6 +1,7 @@
 """Resumed training equals training in one go, bit by bit: from every step, several times over, however interrupted."""
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from resuming import EPOCH, Crash, crashing, make, placed, resumed, signalled, straight, trained
 from tiny import tiny_model, tiny_trainer
 
@@ -266,6 +268,39 @@ class TestDamage:
         found = ckpt.checkpoints(run / "checkpoints")
         assert [(path.name[-1], damage(path)) for path in found] == [("3", None), ("2", None)]
 
+    def test_a_folder_with_another_step_s_name(self, run: Path) -> None:
+        newest = ckpt.checkpoints(run / "checkpoints")[0]
+        shutil.copytree(newest, newest.with_name("step-00000009"))
+        with pytest.raises(CheckpointError, match="step-00000009: its state is of step 4"):
+            make(run).resume()
+
+    def test_a_folder_that_only_looks_like_a_checkpoint(self, run: Path) -> None:
+        newest, older = ckpt.checkpoints(run / "checkpoints")
+        for name in ("step-goodcopy", "step-000000\u0669\u0669", "step-00000002x"):
+            shutil.copytree(older, older.with_name(name))
+        assert ckpt.checkpoints(run / "checkpoints") == [newest, older]
+        assert resumed(make(run)).state.step == 4
+
+    def test_the_best_of_the_one_before_is_there_when_the_newest_is_damaged(self, tmp_path: Path) -> None:
+        """Training goes on from step 6 after a new best at 8, and ends with what was best until then."""
+
+        def scripted() -> OptimizedTrainer:
+            trainer = make(tmp_path, eval_every=2, max_steps=10)
+            losses = {2: 1.0, 4: 2.0, 6: 3.0, 8: 0.5, 10: 4.0}
+            trainer.validate = lambda: ({"val_loss": losses[trainer.state.step]}, [])  # type: ignore[method-assign]
+            return trainer
+
+        with pytest.raises(Interrupted):
+            scripted().train(stop_after=8)
+        assert [path.name[-1] for path in ckpt.checkpoints(tmp_path / "checkpoints")] == ["8", "6", "2"]
+        (tmp_path / "checkpoints" / ckpt.name_of(8) / ckpt.MODEL).write_bytes(b"torn")
+        again = resumed(scripted())
+        assert (again.state.step, again.state.best_step) == (6, 2)
+        again.settings.time_limit = 1e-9
+        again.train()
+        best = ckpt.weights_of(tmp_path / "checkpoints", 2)
+        assert all(torch.equal(best[name], parameter) for name, parameter in again.model.named_parameters())
+
     def test_none_whole(self, run: Path) -> None:
         for path in ckpt.checkpoints(run / "checkpoints"):
             (path / ckpt.STATE).write_text("{}")
@@ -309,9 +344,26 @@ class TestDamage:
             make(run, ema_decay=0.5).resume()
 
     def test_a_record_that_is_gone_is_not_filled_with_zeros(self, run: Path) -> None:
+        size = (run / METRICS).stat().st_size
         (run / METRICS).unlink()
-        resumed(make(run)).train()
+        trainer = resumed(make(run))
+        had = trainer.state.metrics_position
+        assert 0 < had <= size
+        trainer.train()
         assert (run / METRICS).read_text().startswith('{"step": 5, ')
+        said = trainer.reporter.progress.console.file.getvalue()
+        assert f"warning: {run / METRICS} has 0 bytes, and had {had:,} at the checkpoint of step 4: " in said
+
+    def test_nothing_is_written_behind_a_torn_line(self, run: Path) -> None:
+        """Of a record that is shorter than at the checkpoint."""
+        first = (run / METRICS).read_bytes().splitlines(keepends=True)[0]
+        (run / METRICS).write_bytes(first + b'{"step": 2, "ki')
+        trainer = resumed(make(run))
+        trainer.train()
+        lines = (run / METRICS).read_bytes().splitlines(keepends=True)
+        assert lines[0] == first
+        assert [json.loads(line)["step"] for line in lines][:2] == [1, 5]
+        assert f"has {len(first) + 15} bytes, and had" in trainer.reporter.progress.console.file.getvalue()
 
     def test_a_torn_last_line_of_the_record_is_cut(self, run: Path) -> None:
         with open(run / METRICS, "a") as file:

@@ -2,17 +2,23 @@
 
 import json
 import re
+import shutil
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import tiny_loader, tiny_trainer
+import torch
+from resuming import signalled
+from tiny import tiny_loader, tiny_model, tiny_trainer
 
+from pytorch_dl.config.model_config import LoggingConfig
 from pytorch_dl.dataset.batching import Batch
-from pytorch_dl.errors import Interrupted, NonFiniteError
+from pytorch_dl.errors import CheckpointError, Interrupted, NonFiniteError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training import rotation, update
 from pytorch_dl.training.loss import Loss
 from pytorch_dl.training.metrics import METRICS
 from pytorch_dl.training.objective import batch_loss
@@ -63,12 +69,22 @@ class Crash(Exception):
 
 
 def leaping(
-    folder: Path, patched: pytest.MonkeyPatch, *, in_epoch: int = 1, times: float = 3.0, **settings: Any
+    folder: Path,
+    patched: pytest.MonkeyPatch,
+    *,
+    in_epoch: int = 1,
+    times: float = 3.0,
+    log_every: int = 1,
+    **settings: Any,
 ) -> OptimizedTrainer:
     """A trainer of three epochs, in one of which the loss of one batch is some times as high as it should be."""
     given = {"num_epochs": 3, "save_every": 2, "undo_loss_spikes": 1.5, "ema_decay": 0.9, **settings}
-    loader = tiny_loader(24, max_tokens=40)
-    trainer = tiny_trainer(folder, settings=given, train_dataloader=loader)
+    loader, model = tiny_loader(24, max_tokens=40), tiny_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.001, fused=True)
+    logging = LoggingConfig(log_every=log_every, tensorboard=False)
+    trainer = tiny_trainer(
+        folder, settings=given, train_dataloader=loader, model=model, optimizer=optimizer, logging=logging
+    )
     one_of_it = int(list(loader.batches(in_epoch))[LEAP].pair_ids[0, 0])
 
     def loss(model: OptimizedTransformer, batch: Batch, **how: Any) -> Loss:
@@ -87,6 +103,19 @@ def said(trainer: OptimizedTrainer) -> str:
 def outcome(trainer: OptimizedTrainer, folder: Path) -> list[object]:
     tensors = [*trainer.model.parameters(), *trainer.update.average.weights.values()]  # type: ignore[union-attr]
     return [(folder / METRICS).read_text(), [tensor.detach().numpy().tobytes() for tensor in tensors]]
+
+
+def stopped(folder: Path, patched: pytest.MonkeyPatch, *, after: Iterable[int], **settings: Any) -> OptimizedTrainer:
+    """The same training, stopped after these steps, as by signals, and ended."""
+    for number, step in enumerate(after):
+        trainer = leaping(folder, patched, **settings)
+        assert trainer.resume() == bool(number)
+        with pytest.raises(Interrupted, match=f"at step {step}, which is saved"):
+            trainer.train(stop_after=step)
+    trainer = leaping(folder, patched, **settings)
+    assert trainer.resume()
+    trainer.train()
+    return trainer
 
 
 class TestTraining:
@@ -134,24 +163,90 @@ class TestTraining:
         assert "back to step" in said(again)
         assert outcome(again, tmp_path / "killed") == outcome(unbroken, tmp_path / "unbroken")
 
+    @pytest.mark.parametrize("saved", [{}, {"save_every": None}, {"save_every": 3, "eval_every": 5}], ids=str)
+    def test_a_stop_changes_nothing(
+        self, saved: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neither one after any step nor several, whose checkpoints push out older ones."""
+        unbroken = leaping(tmp_path / "unbroken", monkeypatch, **saved)
+        leap = len(unbroken.train_dataloader) + LEAP + 1  # type: ignore[arg-type]
+        unbroken.train()
+        assert "back to step" in said(unbroken)
+        expected = outcome(unbroken, tmp_path / "unbroken")
+        lives = [1], [leap - 2], [leap - 1], [leap - 2, leap - 1], range(1, leap + 1)
+        for number, after in enumerate(lives):
+            folder = tmp_path / str(number)
+            trainer = stopped(folder, monkeypatch, after=after, **saved)
+            assert outcome(trainer, folder) == expected, f"stopped after {[*after]}"
+
+    def test_what_comes_after_the_place_of_return_is_gone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A kill after it must not find the checkpoint of a stop, to which no record fits any more."""
+        trainer = leaping(tmp_path, monkeypatch, save_every=None)
+        epoch = len(trainer.train_dataloader)  # type: ignore[arg-type]
+        with pytest.raises(Interrupted):
+            trainer.train(stop_after=epoch + LEAP)
+        trainer = leaping(tmp_path, monkeypatch, save_every=None)
+        assert trainer.resume()
+        assert trainer.state.step == epoch + LEAP
+        go_back = trainer._go_back
+
+        def kill(*given: Any) -> None:
+            go_back(*given)
+            raise Crash
+
+        monkeypatch.setattr(trainer, "_go_back", kill)
+        with pytest.raises(Crash):
+            trainer.train()
+        assert [path.name for path in ckpt.checkpoints(tmp_path / "checkpoints")] == [ckpt.name_of(epoch)]
+
+    def test_a_place_of_return_that_is_gone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        trainer = leaping(tmp_path, monkeypatch, save_every=None)
+        monkeypatch.setattr(rotation, "rotate", lambda folder, **_: shutil.rmtree(folder))
+        step = len(trainer.train_dataloader)  # type: ignore[arg-type]
+        with pytest.raises(CheckpointError, match=f"the checkpoint of step {step} to return to is gone"):
+            trainer.train()
+
+    @pytest.mark.parametrize("how", ["in between", "at the last step", "at a signal"])
+    def test_on_a_device_that_is_read_late(self, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nothing of it may lie unread where training ends, nor take the next step's batches with it."""
+        step = len(tiny_loader(24, max_tokens=40)) + LEAP + 1
+        ends = {"max_steps": step} if how == "at the last step" else {}
+        found = []
+        for devices in ((), ("cpu",)):
+            monkeypatch.setattr(update, "LATE_DEVICES", devices)
+            folder = tmp_path / f"late on {devices}"
+            trainer = leaping(folder, monkeypatch, save_every=None, log_every=1000, **ends)
+            assert trainer.update.reads_late == bool(devices)
+            if how == "at a signal" and devices:
+                with pytest.raises(Interrupted, match="which is saved"):
+                    signalled(trainer, at=step).train()
+                trainer = leaping(folder, monkeypatch, save_every=None, log_every=1000, **ends)
+                assert trainer.resume()
+            trainer.train()
+            assert f"step {step}: the loss is" in said(trainer)
+            found.append(outcome(trainer, folder))
+        assert found[0] == found[1]
+
     def test_it_goes_back_to_what_is_being_written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         at_once = leaping(tmp_path / "at once", monkeypatch)
         at_once.train()
         trainer = leaping(tmp_path / "beside", monkeypatch)
         trainer.settings.save_in_background = True
-        save, restore, asked = ckpt.save_checkpoint, trainer.checkpoints.restore, threading.Event()
+        save, go_back, asked = ckpt.save_checkpoint, trainer.checkpoints.go_back, threading.Event()
         last = (len(trainer.train_dataloader) + LEAP) // 2 * 2  # type: ignore[arg-type]
 
         def late(folder: Path, step: int, *rest: Any, **options: Any) -> Path:
             assert step != last or asked.wait(30)
             return save(folder, step, *rest, **options)
 
-        def noted(*given: Any) -> TrainState | None:
+        def noted(*given: Any) -> TrainState:
             asked.set()
-            return restore(*given)
+            return go_back(*given)
 
         monkeypatch.setattr(ckpt, "save_checkpoint", late)
-        monkeypatch.setattr(trainer.checkpoints, "restore", noted)
+        monkeypatch.setattr(trainer.checkpoints, "go_back", noted)
         trainer.train()
         assert f"back to step {last}," in said(trainer)
         assert outcome(trainer, tmp_path / "beside") == outcome(at_once, tmp_path / "at once")

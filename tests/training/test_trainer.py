@@ -17,6 +17,7 @@ from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.errors import ConfigError, DataError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training import rotation
 from pytorch_dl.training.accumulation import groups, steps_per_epoch
 from pytorch_dl.training.ending import end_reason, seconds_left
 from pytorch_dl.training.signals import StopNow, StopRequest
@@ -72,13 +73,13 @@ class TestEnding:
 
     def test_saving_takes_time_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         trainer = tiny_trainer(tmp_path, settings={"time_limit": 1000.0, "save_every": 1, "max_steps": 9})
-        clock, rotate = [0.0], ckpt.rotate
+        clock, rotate = [0.0], rotation.rotate
 
         def slow(*arguments: Any, **options: Any) -> None:
             clock[0] += 400.0
             rotate(*arguments, **options)
 
-        monkeypatch.setattr(ckpt, "rotate", slow)
+        monkeypatch.setattr(rotation, "rotate", slow)
         monkeypatch.setattr("time.monotonic", lambda: clock[0])
         assert trainer.train().step == 3
         assert "the time limit of 16:40 is reached" in said(trainer)
