@@ -23,7 +23,7 @@ MANIFEST = "manifest.json"
 TEMPORARY = ".pytorch-dl-tmp-"
 LARGEST_JSON = 1 << 24  # bytes; ours have some hundred
 _ASIDE = ".pytorch-dl-old-"
-_LEFTOVER = re.compile(rf"({re.escape(TEMPORARY)}|{re.escape(_ASIDE)})(.+)\.[0-9]+")  # nothing of another program
+_LEFTOVER = re.compile(rf"({re.escape(TEMPORARY)}|{re.escape(_ASIDE)})(.+)\.([0-9]+)")  # nothing of another program
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell the system's error number
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WAYS_OUT = {
@@ -72,11 +72,13 @@ def write_json(path: Path, value: Any) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder to fill; on a clean exit it becomes `path`, with a manifest and synced to disk.
 
-    An existing `path` is replaced. After an exception or a kill, `path` is as it was before.
+    An existing `path` is replaced. After an exception `path` is as it was before. After a kill it is too, once what was
+    left is cleaned up: by the next `new_folder` of this name, or by `remove_leftovers`.
     """
     temporary = path.with_name(f"{TEMPORARY}{path.name}.{os.getpid()}")
     with disk_errors(path):
         make_folder(path.parent)
+        remove_leftovers(path.parent, names=re.escape(path.name), of_living=False)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
@@ -163,11 +165,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what a killed process left in `folder`; a folder that had just stepped aside comes back."""
+def remove_leftovers(folder: Path, *, names: str = ".+", of_living: bool = True) -> None:
+    """Delete what killed processes left in `folder`; a folder that had just stepped aside comes back.
+
+    Only what was to have one of the `names`, a pattern, and, unless `of_living`, is not of another process that lives:
+    for whoever holds no lock against such processes.
+    """
     for leftover in [*folder.glob(f"{_ASIDE}*"), *folder.glob(f"{TEMPORARY}*")]:
         parts = _LEFTOVER.fullmatch(leftover.name)
-        if parts is None:
+        if parts is None or not re.fullmatch(names, parts[2]) or not (of_living or _has_ended(int(parts[3]))):
             continue
         if parts[1] == _ASIDE and not (folder / parts[2]).exists():
             os.rename(leftover, folder / parts[2])
@@ -175,6 +181,20 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether what a process of this number left is no longer in use: nobody has it, or only this one, later.
+
+    Of processes on another machine that shares the folder, a number says nothing.
+    """
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        return False
+    return pid == os.getpid()
 
 
 def make_folder(path: Path) -> None:
@@ -201,12 +221,12 @@ def _sync(path: Path) -> None:
 def _replace_folder(temporary: Path, path: Path) -> None:
     sync_folder(temporary)
     aside = path.with_name(f"{_ASIDE}{path.name}.{os.getpid()}")
-    if path.exists():  # a folder cannot be renamed over a filled one: the old one steps aside first
-        os.rename(path, aside)
     try:
+        if path.exists():  # a folder cannot be renamed over a filled one: the old one steps aside first
+            os.rename(path, aside)
         os.rename(temporary, path)
-    except OSError:
-        if aside.exists():
+    except BaseException:  # Ctrl-C as well
+        if aside.exists() and not path.exists():
             os.rename(aside, path)
         raise
     sync_folder(path.parent)

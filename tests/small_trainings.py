@@ -1,7 +1,5 @@
 """Trainings of a second by the command line, in one process or several, and what they leave."""
 
-import hashlib
-import json
 import signal
 import subprocess
 import time
@@ -11,7 +9,7 @@ from pathlib import Path
 from processes import end
 from tiny_runs import TINY, write_tsv
 
-from pytorch_dl.training.metrics import METRICS
+from pytorch_dl.doctor.kills import checksums, last_step
 from pytorch_dl.training.run_folder import RunFolder
 
 SETTINGS = [
@@ -26,7 +24,6 @@ SETTINGS = [
     "training.eval_decode=4",
     "training.label_smoothing=0.1",
 ]
-LONGEST_LINES = 2**16  # bytes, more than a line has
 
 
 def settings_file(folder: Path) -> Path:
@@ -46,12 +43,9 @@ def resume(run: Path) -> list[str]:
 
 
 def outcome(run: Path) -> dict[str, str]:
-    """Checksums of what training leaves: weights for use, the record, and the tensors of the last checkpoint."""
-    folder = RunFolder(run)
-    assert folder.is_finished
-    last = sorted(folder.checkpoints.glob("step-*"))[-1]
-    files = [folder.model / "model.safetensors", run / "metrics.jsonl", *sorted(last.glob("*.safetensors"))]
-    return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    """Checksums of what a training leaves that has come to its end."""
+    assert RunFolder(run).is_finished
+    return checksums(run)
 
 
 def stopped(processes: "Sequence[subprocess.Popen[str]]", run: Path, *, after: int) -> None:
@@ -69,14 +63,3 @@ def wait_for_step(run: Path, step: int) -> None:
             return
         time.sleep(0.01)
     raise AssertionError(f"the run did not come to step {step}")
-
-
-def last_step(run: Path) -> int:
-    """Of the record's whole lines; 0 where there is none."""
-    record = run / METRICS
-    if not record.exists():
-        return 0
-    with record.open("rb") as file:
-        file.seek(max(0, record.stat().st_size - LONGEST_LINES))  # a long record is asked for often
-        whole = file.read().split(b"\n")[:-1]
-    return int(json.loads(whole[-1])["step"]) if whole else 0

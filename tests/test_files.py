@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pytorch_dl.doctor.faults import failing_at, killed_at, number_of_calls
+from pytorch_dl.doctor.faults import Call, announced, failing_at, killed_at, number_of_calls
 from pytorch_dl.errors import ResourceError
 from pytorch_dl.files import (
     MANIFEST,
@@ -114,6 +114,34 @@ class TestFaults:
             case.write()
             assert case.state() == "new"
         assert {"old", "new"} == set(states)
+
+    def test_interrupted_at_each_call(self, case: Case) -> None:
+        """Between two renames as well: without a next start, the old is there or the new."""
+        states = []
+        for number in range(1, number_of_calls(case.write) + 1):
+            case.reset()
+
+            def interrupt(call: Call, at: int = number) -> None:
+                if call.number == at:
+                    raise KeyboardInterrupt
+
+            with pytest.raises(KeyboardInterrupt), announced(interrupt):
+                case.write()
+            assert case.path.exists() or case.kind == "new folder"
+            states.append(case.state())
+        assert {"old", "new"} == set(states)
+
+    def test_after_a_kill_at_any_call_the_next_new_folder_cleans_up(self, tmp_path: Path) -> None:
+        """Before it writes: where that fails, the old or the new of the killed one is there, and nothing else."""
+        path, found = tmp_path / "thing", []
+        fill(path, OLD)
+        while killed_at(len(found) + 1, lambda: fill(path, NEW)):
+            with pytest.raises(RuntimeError, match="half"), new_folder(path):
+                raise RuntimeError("half")
+            assert [p.name for p in tmp_path.iterdir()] == ["thing"]
+            found.append(content(path))
+            fill(path, OLD)
+        assert OLD in found and NEW in found
 
     @pytest.mark.parametrize(
         ("error", "message"),
@@ -244,6 +272,24 @@ class TestLeftovers:
         remove_leftovers(tmp_path)
         assert sorted(path.name for path in tmp_path.iterdir()) == names
 
+    def test_those_of_other_names_stay(self, tmp_path: Path) -> None:
+        for name in ("x", "xy", "x.y"):
+            (tmp_path / f".pytorch-dl-tmp-{name}.7").write_text("half")
+        remove_leftovers(tmp_path, names="x")
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".pytorch-dl-tmp-x.y.7", ".pytorch-dl-tmp-xy.7"]
+
+    def test_those_of_the_living_stay_where_a_folder_is_made(self, tmp_path: Path) -> None:
+        """As it may be made by several processes; a number that only this one has now is of one before it."""
+        with subprocess.Popen(["true"]) as dead:
+            pass
+        for pid in (dead.pid, os.getpid(), os.getppid()):
+            (tmp_path / f".pytorch-dl-tmp-x.{pid}").mkdir()
+            fill(tmp_path / f".pytorch-dl-old-x.{pid}", OLD)
+        fill(tmp_path / "x", NEW)
+        names = [f".pytorch-dl-old-x.{os.getppid()}", f".pytorch-dl-tmp-x.{os.getppid()}", "x"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == names
+        assert content(tmp_path / "x") == NEW
+
     def test_no_folder(self, tmp_path: Path) -> None:
         remove_leftovers(tmp_path / "none")
 
@@ -330,8 +376,9 @@ class TestRunLock:
         ) as child:
             assert child.stdout is not None
             assert child.stdout.readline() == "held\n"
-            with pytest.raises(ResourceError, match=rf"^{tmp_path}: another process \(pid {child.pid}\) is using"):
-                RunLock(tmp_path).__enter__()
+            told = rf"^{tmp_path}: another process \(pid {child.pid}\) is using"
+            with pytest.raises(ResourceError, match=told), RunLock(tmp_path):
+                pass
             child.send_signal(signal.SIGKILL)
             child.wait()
         with RunLock(tmp_path):
@@ -339,8 +386,9 @@ class TestRunLock:
 
     def test_it_is_let_go(self, tmp_path: Path) -> None:
         for _ in range(2):
-            with RunLock(tmp_path / "run"), pytest.raises(ResourceError, match="is using this run folder"):
-                RunLock(tmp_path / "run").__enter__()
+            told = "is using this run folder"
+            with RunLock(tmp_path / "run"), pytest.raises(ResourceError, match=told), RunLock(tmp_path / "run"):
+                pass
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])

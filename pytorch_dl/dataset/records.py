@@ -18,6 +18,7 @@ Record = Mapping[str, object]
 Keys = tuple[str, ...]  # the way to a text inside a record
 _BATCH_ROWS = 4096
 _NEEDS_HF = "pip install 'pytorch-dl[hf]'"
+_SAFE_DATASETS = 4  # from this version on the library runs no script that lies in a data set
 _NESTED = "translation"
 
 
@@ -59,6 +60,10 @@ def read_hf(address: str, *, columns: Columns | None) -> Iterator[TextPair | Fau
         raise Fault(
             "file", "needs the library datasets, which is not installed", where=address, fix=_NEEDS_HF
         ) from error
+    version = datasets.__version__
+    if int(version.split(".")[0]) < _SAFE_DATASETS:
+        what = f"needs datasets {_SAFE_DATASETS} or later, as older ones run scripts of a data set; got {version}"
+        raise Fault("file", what, where=address, fix=_NEEDS_HF)
     location, _, split = address.removeprefix("hf://").partition("#")
     name, config = location, None
     if not Path(location).is_dir() and location.count("/") == 2:

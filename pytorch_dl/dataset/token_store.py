@@ -238,7 +238,8 @@ def _only_builder(cache_dir: Path, report: Report) -> Iterator[None]:
                 where=str(cache_dir),
                 fix="choose a data.cache_dir that you may write to",
             ) from error
-        files.remove_leftovers(cache_dir)  # with the lock held, whatever is unfinished belongs to a dead process
+        # With the lock held, an unfinished store is of a dead process; all else that lies here may be of a living one.
+        files.remove_leftovers(cache_dir, names=f"[0-9a-f]{{{_KEY_LENGTH}}}")
         yield
 
 

@@ -21,6 +21,7 @@ from pytorch_dl.files import TEMPORARY, damage
 
 SAVE_EVERY = 5
 STEPS, STEPS_OF_A_KILL = 200, 4  # at least so many, and so many for each kill
+LONGEST_LINES = 1 << 16  # bytes of the record, more than a line has
 LIFE_SECONDS = 300.0  # a process that makes no progress for so long is stuck
 TRAINING = {
     "save_every": SAVE_EVERY,
@@ -143,7 +144,7 @@ def last_step(run: Path) -> int:
     """Of the last whole line of the record."""
     try:
         with open(run / "metrics.jsonl", "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_LINES))  # a long record is asked for often
             whole = file.read().split(b"\n")[:-1]
         return int(json.loads(whole[-1])["step"]) if whole else 0
     except (FileNotFoundError, ValueError):

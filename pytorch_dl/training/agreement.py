@@ -11,6 +11,8 @@ from pytorch_dl.errors import ConfigError
 from pytorch_dl.training.peers import Peers
 from pytorch_dl.training.sharding import is_divided
 
+_BYTES_AT_ONCE = 1 << 22  # of a weight: with their places, in int64, they take 100 MB at most
+
 
 def require_a_batch_for_each(peers: Peers, settings: TrainingConfig) -> None:
     """Raise when a step has fewer batches than there are processes."""
@@ -48,6 +50,10 @@ def _digests(model: nn.Module) -> dict[str, int]:
 
 
 def _digest(weight: Tensor) -> int:
-    """A number that another weight hardly has."""
-    bits = weight.detach().flatten().view(torch.uint8).long()
-    return int((bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum())
+    """A number that another weight hardly has: the sum of its bytes, each times its place."""
+    total, place = 0, 1
+    for part in torch.split(weight.detach().flatten().view(torch.uint8), _BYTES_AT_ONCE):
+        places = torch.arange(place, place + len(part), device=part.device)
+        total += int((part * places).sum())
+        place += len(part)
+    return total

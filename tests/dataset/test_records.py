@@ -127,6 +127,18 @@ def test_hugging_face_from_a_local_folder(tmp_path):
         list(read_hf(f"hf://{tmp_path}#nosplit", columns=None))
 
 
+def test_a_library_that_would_run_scripts_is_refused(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets, "__version__", "3.6.0")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked"))
+    with pytest.raises(Fault) as caught:
+        list(read_hf("hf://org/name", columns=None))
+    assert str(caught.value) == (
+        "hf://org/name: needs datasets 4 or later, as older ones run scripts of a data set; got 3.6.0. "
+        "Fix: pip install 'pytorch-dl[hf]'."
+    )
+
+
 @pytest.mark.parametrize(("reader", "library"), [(read_parquet, "pyarrow"), (read_hf, "datasets")])
 def test_a_missing_library_is_named_with_its_command(monkeypatch, reader, library):
     original = builtins.__import__

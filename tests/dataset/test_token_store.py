@@ -300,10 +300,21 @@ class TestDamage:
 
 
 def test_what_a_killed_builder_left_is_removed(cache: Cache) -> None:
-    (cache.folder / ".pytorch-dl-tmp-0123.99").mkdir(parents=True)
-    (cache.folder / ".pytorch-dl-tmp-0123.99" / "src_ids").write_bytes(b"half")
+    left = cache.folder / ".pytorch-dl-tmp-0123456789abcdef.99"
+    left.mkdir(parents=True)
+    (left / "src_ids").write_bytes(b"half")
     cache.open(Pairs())
     assert len(cache.stores) == 1
+    assert not left.exists()
+
+
+def test_what_others_write_beside_stores_is_left_alone(cache: Cache) -> None:
+    """The folder may be one of exports, or of runs, as well."""
+    with files.new_folder(cache.folder / "export") as export:
+        (export / "weights").write_text("half")
+        cache.open(Pairs())
+        assert (export / "weights").read_text() == "half"
+    assert files.damage(cache.folder / "export") is None
 
 
 def test_a_cache_that_cannot_be_written_is_a_resource_error(tmp_path: Path) -> None:
