@@ -11,6 +11,7 @@ from pytorch_dl.errors import ConfigError, Interrupted
 from pytorch_dl.failures import told
 from pytorch_dl.process import fix_kernels
 from pytorch_dl.training.progress import Stderr
+from pytorch_dl.training.signals import StopRequest
 
 IMPORTING = "<frozen importlib._bootstrap>"
 SECONDS_OF_AN_IMPORT = 0.05  # until a signal that came in one comes again
@@ -42,7 +43,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     if _is_importing(frame):
         signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
         signal.setitimer(signal.ITIMER_REAL, SECONDS_OF_AN_IMPORT)
-    else:
+    elif not StopRequest.is_repeated():  # a second one would end what the first has begun to end
         raise _Stopped
 
 

@@ -99,8 +99,9 @@ def test_e4_inside_a_save(case, memory):
 
 
 @pytest.mark.parametrize("which", SIGNALS)
-def test_e4_a_second_one_inside_a_save(which, case, memory):
+def test_e4_a_second_one_inside_a_save(which, case, memory, monkeypatch):
     """Ends at once with 128 + its number; the old checkpoint or the new one is there."""
+    monkeypatch.setattr("pytorch_dl.training.signals.ONE_REQUEST_SECONDS", 0.0)
     straight(**SETTINGS)
     calls = calls_of_a_save(memory / "whole")
     for number in case.some(range(1, calls), quick=2):
@@ -123,6 +124,32 @@ def test_e4_a_second_one_inside_a_save(which, case, memory):
         assert again.state.step in (2, 4)
         assert not list(again.checkpoint_dir.glob(".*"))
         assert trained(again) == straight(**SETTINGS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by_timeout", [False, True])
+def test_e4_sent_twice_by_a_launcher(by_timeout, case, tmp_path):
+    """Five milliseconds apart, or by `timeout`, which signals its child and then its group: the step is saved."""
+    config, rng = settings_file(tmp_path), random.Random(5)
+    words = ("training.max_steps=100000", "training.save_every=100000", "system.compile=false")
+    for number in range(case.size(2, 25)):
+        run = tmp_path / str(number)
+        command = [*(["timeout", "600"] if by_timeout else []), sys.executable, *train(config, run, *words)]
+        process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+        try:
+            wait_for_step(run, 5)
+            time.sleep(rng.uniform(0, 0.1))
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.005)
+            if not by_timeout:
+                process.send_signal(signal.SIGTERM)
+            _, told = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == 75, told
+        assert "stopped by signal 15 at step" in told
+        (saved,) = ckpt.checkpoints(run / "checkpoints")
+        assert json.loads((saved / "state.json").read_bytes())["step"] == last_step(run)
 
 
 @pytest.mark.slow
