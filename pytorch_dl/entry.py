@@ -4,13 +4,16 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from types import FrameType
+from typing import TextIO
 
 from pytorch_dl.cli import app
 from pytorch_dl.errors import ConfigError, Interrupted
 from pytorch_dl.failures import told
 from pytorch_dl.process import fix_kernels
-from pytorch_dl.training.progress import Stderr
+from pytorch_dl.training.signals import StopRequest
+from pytorch_dl.training.stderr import Stderr
 
 IMPORTING = "<frozen importlib._bootstrap>"
 SECONDS_OF_AN_IMPORT = 0.05  # until a signal that came in one comes again
@@ -22,13 +25,14 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # nohup ignores SIGHUP
             signal.signal(number, _stop)
+    warnings.showwarning = _warn
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors=stream.errors)  # type: ignore[union-attr]
     code = execute([word for word in sys.argv[1:] if word != "--debug"], debug="--debug" in sys.argv)
     _flush()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # Threads that torch keeps for the other processes abort Python's own ending now and then: code -6, all done.
-        sys.stderr.flush()
+        Stderr().wait()
         os._exit(code)
     raise SystemExit(code)
 
@@ -42,7 +46,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
     if _is_importing(frame):
         signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
         signal.setitimer(signal.ITIMER_REAL, SECONDS_OF_AN_IMPORT)
-    else:
+    elif not StopRequest.is_repeated():  # a second one would end what the first has begun to end
         raise _Stopped
 
 
@@ -72,6 +76,19 @@ def execute(arguments: list[str], *, debug: bool = False) -> int:
             kind = "" if isinstance(error, Interrupted | KeyboardInterrupt) else "error: "
             Stderr().write(f"pytorch-dl: {kind}{' '.join(line.split())}\n")
         return exit_code
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show a warning without waiting for a reader that hangs; above the live line, where there is one."""
+    stream = Stderr() if sys.stderr is sys.__stderr__ else sys.stderr
+    (file or stream).write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def _refuse_other_encodings(arguments: list[str]) -> None:

@@ -597,16 +597,33 @@ class TestProcess:
         assert weights(tmp_path / "broken") == weights(tmp_path / "whole")
         assert records(tmp_path / "broken") == records(tmp_path / "whole")
 
-    def test_a_second_signal_ends_it_at_once(self, tmp_path):
+    @pytest.mark.parametrize("is_one_request", [False, True])
+    def test_a_second_signal(self, is_one_request, tmp_path):
+        """Ends training at once; but not what a launcher sends at one moment."""
         text = write_tsv(tmp_path / "text.tsv")
         (tmp_path / "config.yaml").write_text(f"data: {{train_data_path: {text}}}\n")
-        settings = [*self.LONG, "training.max_steps=1m"]
-        process = self.started("train", tmp_path / "config.yaml", "--out", tmp_path / "run", *settings, cwd=tmp_path)
+        arguments = ["train", tmp_path / "config.yaml", "--out", tmp_path / "run", *self.LONG, "training.max_steps=1m"]
+        first = "" if is_one_request else "import pytorch_dl.training.signals as s; s.ONE_REQUEST_SECONDS = 0.0"
+        process = self.started(*arguments, "training.save_every=1m", cwd=tmp_path, first=first)
         for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):  # both at one moment
             process.send_signal(number)
         _, err = process.communicate(timeout=120)
-        assert process.returncode == 128 + signal.SIGTERM, err
+        assert process.returncode == (75 if is_one_request else 128 + signal.SIGTERM), err
         assert "Traceback" not in err
+        assert len(list((tmp_path / "run/checkpoints").glob("step-*"))) == is_one_request
+
+    def test_a_signal_that_is_sent_again_while_it_is_told(self, tmp_path):
+        program = (
+            "import os, signal, time\nfrom pytorch_dl import entry\n"
+            "def work(*words, **named):\n    send()\n    time.sleep(60)\n"
+            "def send(): os.kill(os.getpid(), signal.SIGTERM)\n"
+            "told, entry.app = entry.told, work\n"
+            "entry.told = lambda error: send() or told(error)\n"
+            "entry.main()\n"
+        )
+        ended = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
+        assert ended.returncode == 75, ended
+        assert ended.stderr == "pytorch-dl: interrupted before anything had to be saved. Fix: run it again.\n"
 
     def test_a_signal_before_training_is_told_in_one_line(self, tmp_path):
         program = (
@@ -643,10 +660,16 @@ class TestProcess:
         fixed = "avx2" in features and ("avx512f" not in features or "GenuineIntel" in features)
         assert done.stderr.strip() in (("AVX2", "AVX512") if fixed else ("None",))
 
-    def started(self, *arguments: object, cwd: Path) -> subprocess.Popen:
-        """A process that has trained some steps."""
+    def started(self, *arguments: object, cwd: Path, first: str = "") -> subprocess.Popen:
+        """A process that has trained some steps; `first` is what it does before."""
+        program = f"{first}\nfrom pytorch_dl.entry import main\nmain()"
         process = subprocess.Popen(
-            command(*arguments), cwd=cwd, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
+            [sys.executable, "-c", program, *map(str, arguments)],
+            cwd=cwd,
+            env=environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         timing = Path(str(arguments[arguments.index("--out") + 1])) / "timing.jsonl"
         deadline = time.monotonic() + 120

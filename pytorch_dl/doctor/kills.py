@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,7 @@ def compare(folder: Path, kills: int, rng: random.Random) -> dict[str, Any]:
     config, steps = folder / "config.json", max(STEPS, STEPS_OF_A_KILL * kills)
     config.write_text(json.dumps({**SETTINGS, "training": {**TRAINING, "max_steps": steps}}))
     straight, killed = folder / "straight", folder / "killed"
-    finish(start(config, straight))
+    finish(config, straight)
     began = time.monotonic()
     outcome = train_with_kills(config, killed, kills, rng, steps=steps)
     expected, found = checksums(straight), checksums(killed)
@@ -78,18 +80,30 @@ def compare(folder: Path, kills: int, rng: random.Random) -> dict[str, Any]:
     }
 
 
-def start(config: Path, run: Path) -> "subprocess.Popen[str]":
-    """Begin the run in a process of its own, or go on with it where it has begun."""
+@contextmanager
+def started(config: Path, run: Path) -> "Iterator[subprocess.Popen[str]]":
+    """Begin the run in a process of its own, or go on with it where it has begun; the process ends with the context."""
     begun = (run / "config.yaml").exists()
     command = ["resume", str(run)] if begun else ["train", str(config), "--out", str(run)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "pytorch_dl", *command], env=environment, stderr=subprocess.PIPE, text=True
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def finish(process: "subprocess.Popen[str]") -> None:
-    _, told = process.communicate(timeout=LIFE_SECONDS)
+def finish(config: Path, run: Path) -> None:
+    """Train to the end."""
+    with started(config, run) as process:
+        try:
+            _, told = process.communicate(timeout=LIFE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            told = process.communicate()[1]
+            raise ResourceError(f"a training did not end within {LIFE_SECONDS:g} seconds: {told}") from None
     if process.returncode:
         raise ResourceError(f"a training that was resumed ended with exit code {process.returncode}: {told}")
 
@@ -98,26 +112,24 @@ def train_with_kills(config: Path, run: Path, kills: int, rng: random.Random, *,
     """Every tenth kill comes at any moment from the start of a process, half of the others while it saves."""
     outcome = Outcome()
     for number in range(kills):
-        process = start(config, run)
         aimed = number % 2 == 0
         done = last_step(run)
         share = max(1, (steps - done) // (kills - number + 1))  # of the steps that are left: some for each kill
-        if number % 10 == 9:
-            end = time.monotonic() + rng.uniform(0, 6)
-            while time.monotonic() < end and last_step(run) < done + share:
-                time.sleep(0.005)
-        else:
-            goal = done + rng.randint(1, share)
-            wait_for(process, run, step=goal, saving=aimed)
-            time.sleep(rng.uniform(0, 0.004 if aimed else 0.05))
-        outcome.kills_in_a_save += is_saving(run)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        with started(config, run) as process:
+            if number % 10 == 9:
+                end = time.monotonic() + rng.uniform(0, 6)
+                while time.monotonic() < end and last_step(run) < done + share:
+                    time.sleep(0.005)
+            else:
+                goal = done + rng.randint(1, share)
+                wait_for(process, run, step=goal, saving=aimed)
+                time.sleep(rng.uniform(0, 0.004 if aimed else 0.05))
+            outcome.kills_in_a_save += is_saving(run)
         if process.returncode != -signal.SIGKILL:
             raise ResourceError(f"kill {number + 1} came too late: exit code {process.returncode}")
         outcome.kills += 1
         outcome.lost_steps.append(last_step(run) - newest_checkpoint(run))
-    finish(start(config, run))
+    finish(config, run)
     return outcome
 
 

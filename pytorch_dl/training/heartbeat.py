@@ -5,13 +5,13 @@ a minute, say which one it was, and end.
 """
 
 import os
-import sys
 import threading
 import time
 from types import TracebackType
 from typing import Protocol, Self
 
 from pytorch_dl.errors import PeerLostError
+from pytorch_dl.training.stderr import Stderr
 
 BEAT_SECONDS, LOST_SECONDS = 2.0, 30.0
 KEEPER = "rank 0 or torchrun's own process"  # of the store
@@ -95,12 +95,12 @@ class Heartbeat:
                 self._end(KEEPER if no_answer else _named(silent))
 
     def _end(self, silent: str) -> None:
-        print(
+        stderr = Stderr()
+        stderr.write(
             f"pytorch-dl: error: rank {self._rank} has not heard of {silent} for {self._lost:.0f} s. "
-            "Fix: start all processes again: training goes on from the last checkpoint.",
-            file=sys.stderr,
-            flush=True,
+            "Fix: start all processes again: training goes on from the last checkpoint.\n"
         )
+        stderr.wait()
         os._exit(PeerLostError.exit_code)  # the other threads wait for who is gone
 
 

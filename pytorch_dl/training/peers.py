@@ -107,8 +107,8 @@ class Peers:
             yield
         except RuntimeError as error:
             lost = self.heartbeat.who_is_lost() if self.heartbeat else None
-            if self.heartbeat and not lost:
-                raise  # all are there: it was something else
+            if not lost and (self.heartbeat or not isinstance(error, dist.DistError)):
+                raise  # all are there, or it is not about them: it was something else
             raise PeerLostError(
                 f"rank {self.rank} lost {lost or 'another process'} ({str(error).splitlines()[0][:120]})",
                 fix="start all processes again: training goes on from the last checkpoint",
@@ -189,7 +189,8 @@ def joined(device: torch.device) -> Iterator[Peers]:
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONGEST_WAIT)
     peers = Peers(rank, size, device=device)
-    peers.heartbeat = Heartbeat(PrefixStore("heartbeat", store), rank=rank, size=size)
+    # Over a connection of its own: the group's is locked while it waits for others in it, and no beat would go out.
+    peers.heartbeat = Heartbeat(PrefixStore("heartbeat", store.clone()), rank=rank, size=size)
     try:
         with peers.heartbeat:
             yield peers

@@ -1,8 +1,5 @@
 """What a person sees while training: one live line at a terminal, a line now and then elsewhere."""
 
-import io
-import os
-import sys
 import time
 from collections.abc import Sequence
 from typing import IO, NamedTuple, cast
@@ -10,6 +7,8 @@ from typing import IO, NamedTuple, cast
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from pytorch_dl.training.stderr import Stderr
 
 QUIET_SECONDS = 60.0
 
@@ -20,39 +19,6 @@ class Sample(NamedTuple):
     src: str
     reference: str
     translation: str
-
-
-class Stderr(io.TextIOBase):
-    """Standard error; nothing, once its reader has gone or its disk is full: work goes on without being watched."""
-
-    def write(self, text: str) -> int:
-        """Write at once."""
-        try:
-            _real_stderr().write(text)
-            _real_stderr().flush()
-        except OSError:
-            _leave_stderr()
-        return len(text)
-
-    def isatty(self) -> bool:
-        """Whether somebody looks on."""
-        return _real_stderr().isatty()
-
-    def fileno(self) -> int:
-        """Its descriptor."""
-        return _real_stderr().fileno()
-
-
-def _real_stderr() -> IO[str]:
-    """Not what a live line puts in its place."""
-    return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
-
-
-def _leave_stderr() -> None:
-    """Let what waits to be written there, and all that follows, go nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, _real_stderr().fileno())
-    os.close(nowhere)
 
 
 class Progress:

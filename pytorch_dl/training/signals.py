@@ -1,12 +1,20 @@
-"""A first SIGINT, SIGTERM or SIGHUP asks training to stop at the next step; a second one ends the process at once."""
+"""A first SIGINT, SIGTERM or SIGHUP asks training to stop at the next step; a second one ends the process at once.
 
+What comes within two seconds is part of the first, whichever signal it is: Slurm and systemd signal every process of a
+job, torchrun and `timeout` pass on what their children had already, and a closed terminal hangs up twice.
+"""
+
+import math
 import os
 import signal
+import time
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pytorch_dl.errors import Interrupted
+
+ONE_REQUEST_SECONDS = 2.0
 
 
 class StopNow(Exception):
@@ -15,6 +23,8 @@ class StopNow(Exception):
 
 class StopRequest:
     """While entered, remembers the first signal; `signal` is its number, or None."""
+
+    asked: ClassVar[float] = -math.inf  # when this process was last asked to stop, in training or outside
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -39,6 +49,15 @@ class StopRequest:
             signal.signal(number, handler)
         self._previous.clear()
 
+    @staticmethod
+    def is_repeated() -> bool:
+        """Whether a signal that comes now is part of the last request; if not, it begins another."""
+        now = time.monotonic()
+        if now - StopRequest.asked < ONE_REQUEST_SECONDS:
+            return True
+        StopRequest.asked = now
+        return False
+
     def poll(self) -> None:
         """Raise StopNow when a signal has come."""
         if self.signal is not None or self.asked_by_another:
@@ -57,6 +76,7 @@ class StopRequest:
         )
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if self.signal is None:
+            self.signal, StopRequest.asked = number, time.monotonic()
+        elif not self.is_repeated():
             os._exit(128 + number)
-        self.signal = number

@@ -1,5 +1,6 @@
 """Signals: whenever one comes, the step is saved, the code is 75, and nothing is lost."""
 
+import contextlib
 import json
 import os
 import random
@@ -21,6 +22,7 @@ from tiny_runs import environment
 from pytorch_dl.doctor.faults import Call, announced, number_of_calls
 from pytorch_dl.errors import Interrupted
 from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.training.trainer import OptimizedTrainer
 
 SETTINGS = {"max_steps": 6, "save_every": 2, "ema_decay": 0.9}
@@ -99,8 +101,9 @@ def test_e4_inside_a_save(case, memory):
 
 
 @pytest.mark.parametrize("which", SIGNALS)
-def test_e4_a_second_one_inside_a_save(which, case, memory):
+def test_e4_a_second_one_inside_a_save(which, case, memory, monkeypatch):
     """Ends at once with 128 + its number; the old checkpoint or the new one is there."""
+    monkeypatch.setattr("pytorch_dl.training.signals.ONE_REQUEST_SECONDS", 0.0)
     straight(**SETTINGS)
     calls = calls_of_a_save(memory / "whole")
     for number in case.some(range(1, calls), quick=2):
@@ -123,6 +126,32 @@ def test_e4_a_second_one_inside_a_save(which, case, memory):
         assert again.state.step in (2, 4)
         assert not list(again.checkpoint_dir.glob(".*"))
         assert trained(again) == straight(**SETTINGS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by_timeout", [False, True])
+def test_e4_sent_twice_by_a_launcher(by_timeout, case, tmp_path):
+    """Five milliseconds apart, or by `timeout`, which signals its child and then its group: the step is saved."""
+    config, rng = settings_file(tmp_path), random.Random(5)
+    words = ("training.max_steps=100000", "training.save_every=100000", "system.compile=false")
+    for number in range(case.size(2, 25)):
+        run = tmp_path / str(number)
+        command = [*(["timeout", "600"] if by_timeout else []), sys.executable, *train(config, run, *words)]
+        process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+        try:
+            wait_for_step(run, 5)
+            time.sleep(rng.uniform(0, 0.1))
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.005)
+            if not by_timeout:
+                process.send_signal(signal.SIGTERM)
+            _, told = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == 75, told
+        assert "stopped by signal 15 at step" in told
+        (saved,) = ckpt.checkpoints(run / "checkpoints")
+        assert json.loads((saved / "state.json").read_bytes())["step"] == last_step(run)
 
 
 @pytest.mark.slow
@@ -160,6 +189,40 @@ def test_e4_a_reader_that_leaves(case, tmp_path):
         assert process.wait(timeout=120) == 0
         whole = whole or outcome(run)
         assert outcome(run) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_asked", [False, True], ids=["to its end", "SIGTERM"])
+def test_e4_a_reader_that_hangs(is_asked, tmp_path, full_pipe):
+    """As a stopped `tee`, with a full pipe: training goes on to its end, or is saved when it is asked to stop."""
+    config, run = settings_file(tmp_path), tmp_path / "run"
+    steps = ["training.max_steps=100000"] if is_asked else []
+    process = subprocess.Popen([sys.executable, *train(config, run, *steps)], env=environment(), stderr=full_pipe)
+    try:
+        if is_asked:
+            wait_for_step(run, 60)
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == (75 if is_asked else 0)
+    finally:
+        process.kill()
+        process.wait()
+    (newest, *_) = ckpt.checkpoints(run / "checkpoints")
+    assert json.loads((newest / "state.json").read_bytes())["step"] == last_step(run)
+    assert RunFolder(run).is_finished != is_asked
+
+
+@pytest.fixture
+def full_pipe():
+    """The end of a pipe to write to, of which nobody reads the other."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writing, b"x" * 4096):
+            pass
+    os.set_blocking(writing, True)
+    yield writing
+    os.close(reading)
+    os.close(writing)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import time
 import pytest
 from epochs_at_work import SLOTS, epoch
 from processes import ROOT, end, start, together
-from small_trainings import outcome, resume, settings_file, stopped, train, wait_for_step
+from small_trainings import last_step, outcome, resume, settings_file, stopped, train, wait_for_step
 from tiny_runs import records
 
 from pytorch_dl.files import damage
@@ -101,7 +101,8 @@ def test_g4_a_process_that_dies_or_freezes(case, tmp_path):
             assert [one.code for one in told] == [7, 7], told
             assert any("rank 1" in one.err for one in told), told
             assert damage(ckpt.checkpoints(run / "checkpoints")[0]) is None
-            stopped(start(2, resume(run)), run, after=6 + number)
+            noted = last_step(run)  # of what the record holds already it would not be known whether they train yet
+            stopped(start(2, resume(run)), run, after=noted + 1)
     case.survived(
         2 * rounds,
         injected="kill -9 or SIGSTOP of one of three processes",

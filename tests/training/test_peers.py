@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from peers_at_work import gradients_of
 from processes import ROOT, end, start, together
 from small_trainings import outcome, resume, settings_file, stopped, train, wait_for_step
 
+from pytorch_dl.errors import PeerLostError
 from pytorch_dl.files import damage
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.heartbeat import Heartbeat
@@ -51,6 +53,16 @@ class TestExchanges:
         assert all(map(peers.is_mine, range(5)))
         assert peers.add_up(torch.ones(2)).tolist() == [1.0, 1.0]
         assert peers.in_turn(lambda: 3) == 3
+
+    def test_an_error_that_is_not_of_the_group_stays_what_it_is(self) -> None:
+        """Where no heartbeat tells whether all are there: in a process group of the user's own making."""
+        peers = Peers(0, 2)
+        with pytest.raises(RuntimeError, match="shapes do not fit") as caught, peers.together():
+            raise RuntimeError("shapes do not fit")
+        assert not isinstance(caught.value, PeerLostError)
+        for kind in (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError):
+            with pytest.raises(PeerLostError, match=r"rank 0 lost another process \(it hung up\)"), peers.together():
+                raise kind("it hung up")
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +146,21 @@ class TestTraining:
         assert int(newest.name.removeprefix("step-")) >= 4
 
 
+WAITING = """
+import functools, torch
+from datetime import timedelta
+from torch.distributed.distributed_c10d import _get_default_store
+from pytorch_dl.training import peers as module
+module.Heartbeat = functools.partial(module.Heartbeat, beat=0.2, lost=2.0)
+with module.joined(torch.device("cpu")) as peers:
+    if peers.rank == {waits}:
+        try: _get_default_store().wait(["never"], timedelta(seconds=6))
+        except torch.distributed.DistStoreError: waited = True
+        assert waited
+    peers.wait()
+"""
+
+
 class Silent:
     """A store in which only one other process beats."""
 
@@ -152,7 +179,13 @@ def test_the_one_that_does_not_beat_is_named() -> None:
         assert heartbeat.who_is_lost() == "rank 2"
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("waits", [0, 1])
+def test_a_process_that_waits_in_the_store_beats(waits: int) -> None:
+    """As for what NCCL has the first process write there: the group's connection is locked for so long."""
+    ended = together(2, ["-c", WAITING.format(waits=waits)])
+    assert [one.code for one in ended] == [0, 0], ended
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
 def test_the_one_that_keeps_the_store_is_lost(how: signal.Signals, config: Path, tmp_path: Path) -> None:

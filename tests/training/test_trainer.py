@@ -509,11 +509,28 @@ class TestStopRequest:
         with stop:
             stop.poll()
 
-    def test_the_second_signal_ends_the_process(self) -> None:
+    def test_the_second_signal_ends_the_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("pytorch_dl.training.signals.ONE_REQUEST_SECONDS", 0.0)
         child = os.fork()
         if child == 0:
             with StopRequest():
                 os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGINT)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGINT
+
+    def test_signals_that_come_together_are_one_request(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Until a time after the first, however many there are, and whichever."""
+        clock = [1000.0]
+        monkeypatch.setattr("time.monotonic", lambda: clock[0])
+        child = os.fork()
+        if child == 0:
+            with StopRequest() as stop:
+                for clock[0] in (1000.0, 1000.005, 1001.0, 1001.99):
+                    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+                        os.kill(os.getpid(), number)
+                        assert stop.signal == signal.SIGTERM
+                clock[0] = 1002.01
                 os.kill(os.getpid(), signal.SIGINT)
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGINT
