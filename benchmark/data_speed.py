@@ -32,6 +32,7 @@ from benchmark.measuring.machine import RESULTS, machine
 from benchmark.measuring.preparing import preparation
 from benchmark.measuring.waiting import time_steps, wait_for
 from benchmark.race.workload import configuration, find_text, text_settings
+from pytorch_dl.building import build_model
 from pytorch_dl.config import Config, get_config
 from pytorch_dl.config.load import with_overrides
 from pytorch_dl.errors import UserError
@@ -41,7 +42,6 @@ from pytorch_dl.prepare import prepare
 from pytorch_dl.process import keep_freed_memory
 from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.training.trainer import create_trainer
-from pytorch_dl.translator import build_model
 
 GOAL_PERCENT = 1.0
 DEFAULT = "default"  # what no template changes

@@ -25,12 +25,12 @@ from benchmark.race.contender import save
 from benchmark.race.workload import configuration, find_text, prepare, text_settings
 from benchmark.readers.engines import Task, found_engines
 from benchmark.readers.worker import Reader
+from pytorch_dl.building import choose_device
 from pytorch_dl.config import Config, get_config
 from pytorch_dl.data import dates_file
 from pytorch_dl.dataset.text_lines import read_lines
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.files import write_file, write_json
-from pytorch_dl.translator import choose_device
 
 TEST = "test_2016_flickr.en.gz"
 AGAINST = "hf-float32"

@@ -28,9 +28,9 @@ from benchmark.gpu_parts.scale import FULL, QUICK, Bench, Found
 from benchmark.gpu_parts.step_costs import costs, counts
 from benchmark.gpu_parts.steps import release, steps
 from benchmark.measuring.machine import RESULTS
+from pytorch_dl.building import choose_device
 from pytorch_dl.files import write_json
 from pytorch_dl.models.compilers import missing_for_compilation
-from pytorch_dl.translator import choose_device
 
 LAST_LINES = 12  # of a traceback
 

@@ -34,6 +34,7 @@ from benchmark.measuring.roofline import Probe, Roof, least_bytes
 from benchmark.race.report import rounded
 from benchmark.sweeps.plot import write_plot
 from benchmark.sweeps.sizes import FULL, QUICK, SEED, Point, Scale, packed_batches
+from pytorch_dl.building import choose_device
 from pytorch_dl.config.model_config import OptimizerConfig, TrainingConfig
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.files import write_json
@@ -43,7 +44,6 @@ from pytorch_dl.training.live_memory import peak_bytes
 from pytorch_dl.training.optimizer import make_optimizer
 from pytorch_dl.training.precision import DTYPES, Precision, choose_precision
 from pytorch_dl.training.trainer import OptimizedTrainer
-from pytorch_dl.translator import choose_device
 
 BATCHES = 4  # that a point's training goes through again and again
 TOTAL_STEPS = 10_000

@@ -20,11 +20,11 @@ import numpy as np
 
 from benchmark.measuring.machine import RESULTS, machine
 from pytorch_dl import files
+from pytorch_dl.building import build_model
 from pytorch_dl.config import get_config
 from pytorch_dl.config.load import with_values
 from pytorch_dl.dataset.efficient_dataloader import DataModule
 from pytorch_dl.training.trainer import create_trainer
-from pytorch_dl.translator import build_model
 
 SEED = 1
 DISTINCT_WORDS = 500_000

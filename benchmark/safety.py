@@ -28,13 +28,13 @@ from benchmark.measuring.command_line import positive, say
 from benchmark.measuring.machine import machine
 from benchmark.race.workload import Workload, prepare
 from benchmark.rungs.options import configured, parser
+from pytorch_dl.building import build_model
 from pytorch_dl.config import Config
 from pytorch_dl.files import write_json
 from pytorch_dl.process import keep_freed_memory
 from pytorch_dl.training.progress import Progress
 from pytorch_dl.training.step import Passes, Reading
 from pytorch_dl.training.trainer import create_trainer
-from pytorch_dl.translator import build_model
 
 NAMES = ("with", "without")
 

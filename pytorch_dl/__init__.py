@@ -6,9 +6,19 @@ if TYPE_CHECKING:
     from pytorch_dl.comparing.comparison import compare
     from pytorch_dl.config import Config, get_config, load_config
     from pytorch_dl.translator import Translator, load
+    from pytorch_dl.weights_from import take_weights
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Translator", "__version__", "compare", "get_config", "load", "load_config"]
+__all__ = [
+    "Config",
+    "Translator",
+    "__version__",
+    "compare",
+    "get_config",
+    "load",
+    "load_config",
+    "take_weights",
+]
 _HOMES = {
     "Config": "pytorch_dl.config",
     "compare": "pytorch_dl.comparing.comparison",
@@ -16,6 +26,7 @@ _HOMES = {
     "load_config": "pytorch_dl.config",
     "Translator": "pytorch_dl.translator",
     "load": "pytorch_dl.translator",
+    "take_weights": "pytorch_dl.weights_from",
 }
 
 

@@ -6,15 +6,13 @@ Heavy imports wait until a command needs them, so that help and completion are q
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pytorch_dl import options as o
+from pytorch_dl.arguments import file_and_overrides, new_run_folder, settings_of, text_paths
 from pytorch_dl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pytorch_dl.config import Config
 
 app = typer.Typer(
     help="Train encoder-decoder Transformers from scratch on your own text pairs.",
@@ -41,14 +39,15 @@ def run(
     preset: o.Preset = None,
     out: o.Out = None,
     beam: o.Beam = 5,
+    weights_from: o.WeightsFrom = None,
     profile: o.Profile = False,
 ) -> None:
     """Everything from raw text to an evaluated model: check, tokenizer, training, evaluation, report."""
-    paths = _paths(src, tgt, val_src, val_tgt, test_src, test_tgt, split)
-    settings = _settings(config, preset, overrides, paths)
+    paths = text_paths(src, tgt, val_src, val_tgt, test_src, test_tgt, split)
+    settings = settings_of(config, preset, overrides, paths)
     from pytorch_dl.run import start
 
-    start(settings, out or _new_folder(), beam_size=beam, profile=profile)
+    start(settings, out or new_run_folder(), beam_size=beam, weights_from=weights_from, profile=profile)
 
 
 @app.command("train")
@@ -56,13 +55,14 @@ def train_command(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML or JSON file with settings.")],
     overrides: o.Overrides = None,
     out: o.Out = None,
+    weights_from: o.WeightsFrom = None,
     profile: o.Profile = False,
 ) -> None:
     """Train by a configuration file, without the check before and the evaluation after."""
-    settings = _settings(config, None, overrides, {})
+    settings = settings_of(config, None, overrides, {})
     from pytorch_dl.run import start
 
-    start(settings, out or _new_folder(), beam_size=None, profile=profile)
+    start(settings, out or new_run_folder(), beam_size=None, weights_from=weights_from, profile=profile)
 
 
 @app.command()
@@ -80,9 +80,9 @@ def estimate(
     json: Annotated[bool, typer.Option("--json", help="Print all of it as one JSON object.")] = False,
 ) -> None:
     """Say before a training what it will take: parameters, FLOPs, steps, memory and, by its first steps, time."""
-    paths = _paths(src, tgt, val_src, val_tgt, None, None, split)
-    file, overrides = _file_and_overrides(words or [], config)
-    settings = _settings(file, preset, overrides, paths)
+    paths = text_paths(src, tgt, val_src, val_tgt, None, None, split)
+    file, overrides = file_and_overrides(words or [], config)
+    settings = settings_of(file, preset, overrides, paths)
     from pytorch_dl.commands import print_estimate
 
     print_estimate(settings, seconds=seconds, run=run, as_json=json)
@@ -151,8 +151,8 @@ def check(
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Look at texts before training on them: counts, faults with their places, overlaps, oddities."""
-    paths = _paths(src, tgt, val_src, val_tgt, test_src, test_tgt)
-    settings = _settings(config, None, overrides, paths)
+    paths = text_paths(src, tgt, val_src, val_tgt, test_src, test_tgt)
+    settings = settings_of(config, None, overrides, paths)
     from pytorch_dl.commands import print_check
 
     print_check(settings, as_json=json)
@@ -160,7 +160,7 @@ def check(
 
 @app.command()
 def translate(
-    run_folder: o.Run,
+    run_folder: o.Model,
     file: o.File = None,
     text: o.Text = None,
     out: o.TranslationOut = None,
@@ -192,6 +192,7 @@ def translate(
     precision: o.Precision = "fp32",
 ) -> None:
     """Translate lines: N in, N out, in order."""
+    from pytorch_dl.export.hub import local_folder
     from pytorch_dl.generation.constraints import Constraints
     from pytorch_dl.generation.settings import SearchSettings
     from pytorch_dl.translating import Form, translate_lines
@@ -219,7 +220,7 @@ def translate(
     constraints = Constraints(prefix, tuple(ban or ()), tuple(require or ()))
     form = Form(as_json=json, with_scores=nbest > 1, with_alignment=align)
     translate_lines(
-        run_folder,
+        local_folder(run_folder),
         file,
         text,
         settings,
@@ -235,7 +236,7 @@ def translate(
 
 @app.command()
 def evaluate(
-    run_folder: o.Run,
+    run_folder: o.Model,
     src: o.TestText,
     ref: o.Ref = None,
     compare: o.Compare = None,
@@ -252,10 +253,11 @@ def evaluate(
 ) -> None:
     """Score translations: BLEU, chrF, TER, exact match, error rates, perplexity, with intervals; compare systems."""
     from pytorch_dl.evaluating import Metrics, print_evaluation
+    from pytorch_dl.export.hub import local_folder
     from pytorch_dl.generation.settings import SearchSettings
 
     print_evaluation(
-        run_folder,
+        local_folder(run_folder),
         src,
         ref,
         SearchSettings(beam_size=beam, length_penalty=length_penalty),
@@ -303,9 +305,9 @@ def compare(
     json: Annotated[bool, typer.Option("--json", help="Print the results as one JSON object.")] = False,
 ) -> None:
     """Train arms that differ in some settings, each with several seeds, and say which differ by more than luck."""
-    file, overrides = _file_and_overrides(words or [], config)
-    paths = _paths(src, tgt, val_src, val_tgt, test_src, test_tgt, split)
-    base = _settings(file, preset, overrides, paths, complete=False)
+    file, overrides = file_and_overrides(words or [], config)
+    paths = text_paths(src, tgt, val_src, val_tgt, test_src, test_tgt, split)
+    base = settings_of(file, preset, overrides, paths, complete=False)
     from pytorch_dl.experiments.arms import grid
 
     arms = grid(base, vary or [])
@@ -318,20 +320,22 @@ def compare(
 
 @app.command()
 def export(
-    run_folder: o.Run,
+    run_folder: o.Model,
     to: o.ExportTo,
     out: o.ExportOut,
     quantization: o.Quantization = None,
+    private: o.Private = False,
 ) -> None:
     """Write the model for use elsewhere, compared with the original: CTranslate2, ONNX, safetensors."""
+    from pytorch_dl.export.hub import local_folder
     from pytorch_dl.exporting import export_run
 
-    export_run(run_folder, to=to, out=out, quantization=quantization)
+    export_run(local_folder(run_folder), to=to, out=out, quantization=quantization, private=private)
 
 
 @app.command()
 def serve(
-    run_folder: o.Run,
+    run_folder: o.Model,
     host: o.Host = "127.0.0.1",
     port: o.Port = 8000,
     max_lines: o.MaxLines = 100,
@@ -345,11 +349,12 @@ def serve(
     from pytorch_dl.serving.extra import require_extra
 
     require_extra()
+    from pytorch_dl.export.hub import local_folder
     from pytorch_dl.serving.server import serve_run
     from pytorch_dl.serving.wish import Limits
 
     limits = Limits(lines=max_lines, characters=max_characters, waiting_lines=max_waiting, seconds=max_seconds)
-    serve_run(run_folder, limits, host=host, port=port, device=device, precision=precision)
+    serve_run(local_folder(run_folder), limits, host=host, port=port, device=device, precision=precision)
 
 
 @app.command()
@@ -399,59 +404,3 @@ def config_schema() -> None:
     from pytorch_dl.config import Config
 
     typer.echo(json.dumps(Config.model_json_schema(), indent=2))
-
-
-def _settings(
-    file: Path | None,
-    preset: str | None,
-    overrides: list[str] | None,
-    paths: dict[str, str | None],
-    *,
-    complete: bool = True,
-) -> "Config":
-    """Defaults, then the template or file, then the options for paths, then the overrides; no more are to come."""
-    from pytorch_dl.config import Config, get_config
-    from pytorch_dl.config.load import checked, read_config, with_overrides, with_values
-
-    if file and preset:
-        raise ConfigError(f"--config {file} and --preset {preset} exclude each other", fix="give one of them")
-    config = read_config(file) if file else get_config(preset) if preset else Config()
-    config = with_values(config, {name: value for name, value in paths.items() if value is not None})
-    config = with_overrides(config, overrides or [])
-    return checked(config, where=str(file) if file else "command line") if complete else config
-
-
-def _paths(
-    src: str | None,
-    tgt: str | None,
-    val_src: str | None,
-    val_tgt: str | None,
-    test_src: str | None,
-    test_tgt: str | None,
-    split: str | None = None,
-) -> dict[str, str | None]:
-    """The settings that the options for texts stand for."""
-    return {
-        "data.train_data_path": src,
-        "data.train_tgt_path": tgt,
-        "data.val_data_path": val_src,
-        "data.val_tgt_path": val_tgt,
-        "data.test_data_path": test_src,
-        "data.test_tgt_path": test_tgt,
-        "data.val_split": split,
-    }
-
-
-def _file_and_overrides(words: list[str], config: Path | None) -> tuple[Path | None, list[str]]:
-    """A first word that is no setting names the file."""
-    if not words or "=" in words[0]:
-        return config, words
-    if config:
-        raise ConfigError(f"{words[0]} and --config {config} exclude each other", fix="give one of them")
-    return Path(words[0]), words[1:]
-
-
-def _new_folder() -> Path:
-    import datetime
-
-    return Path("runs") / datetime.datetime.now().strftime("%Y%m%d-%H%M%S")

@@ -31,6 +31,17 @@ Profile = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="Run folder; runs/DATE-TIME when left out.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, the --out of a run.")]
+Model = Annotated[
+    str, typer.Argument(metavar="RUN", help="Run folder, the --out of a run; an export in safetensors; hf://ORG/NAME.")
+]
+WeightsFrom = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUN",
+        help="Begin with the weights of a run, an export or hf://ORG/NAME, as far as they fit: at step 0, "
+        "with a new optimizer.",
+    ),
+]
 Override = Annotated[
     bool, typer.Option("--override", help="Go on with settings that were changed in RUN/config.yaml after it began.")
 ]
@@ -159,7 +170,12 @@ ComparisonOut = Annotated[Path, typer.Option("--out", help="Folder of the compar
 ExportTo = Annotated[
     str, typer.Option("--to", metavar="ctranslate2|onnx|safetensors", help="Form of the model: for which program.")
 ]
-ExportOut = Annotated[Path, typer.Option("--out", help="Folder to write; an older export in it is replaced.")]
+ExportOut = Annotated[
+    str, typer.Option("--out", help="Folder to write, an older export in it is replaced; or hf://ORG/NAME.")
+]
+Private = Annotated[
+    bool, typer.Option("--private", help="Where the repository hf://ORG/NAME is made, make it private.")
+]
 Quantization = Annotated[
     str | None,
     typer.Option(

@@ -6,11 +6,13 @@ Every part leaves its result in the run folder and finds it there again, so a ru
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from safetensors.torch import save_file
 
+from pytorch_dl.building import build_model, choose_device
 from pytorch_dl.changes import changed_settings, flat_settings, look_at_changes
 from pytorch_dl.config import Config
 from pytorch_dl.config.model_config import TrainingConfig
@@ -23,30 +25,25 @@ from pytorch_dl.dataset.efficient_dataloader import (
 )
 from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.dataset.tokenizer import TokenizerPair
-from pytorch_dl.errors import ConfigError, DataError, Interrupted, UserError
+from pytorch_dl.errors import DataError, Interrupted, UserError
 from pytorch_dl.evaluating import evaluate_run
-from pytorch_dl.evaluation.metrics import bleu, chrf, exact_match, has_four_grams
 from pytorch_dl.files import RunLock, new_folder, remove_leftovers, write_json
-from pytorch_dl.generation.settings import SearchSettings
-from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.prepare import new_tokenizers, prepare, require_same_texts, text_states
 from pytorch_dl.process import keep_freed_memory
 from pytorch_dl.reporting.page import write_page
+from pytorch_dl.samples import decoder
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.largest_batch import resolve
 from pytorch_dl.training.peers import ALONE, Peers, joined, was_restarted
 from pytorch_dl.training.profiling import profiled
-from pytorch_dl.training.progress import Progress, Sample
+from pytorch_dl.training.progress import Progress
 from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.training.sharding import gathered
 from pytorch_dl.training.train_state import TrainState
 from pytorch_dl.training.trainer import create_trainer
-from pytorch_dl.training.validation import Decode, Decoded
-from pytorch_dl.translator import Translator, build_model, choose_device
+from pytorch_dl.weights_from import OtherModel, are_due, keep, take_kept
 
 Say = Callable[[str], None]
-SAMPLES = 5
-GREEDY = SearchSettings(beam_size=1, scored=False)
 
 
 def check_texts(config: Config, say: Say) -> tuple[CheckReport, TokenizerPair | None]:
@@ -77,15 +74,17 @@ def refuse_errors(report: CheckReport) -> None:
         raise DataError(f"{what.rstrip('.')}{more}", fix=fix or "mend the text; `pytorch-dl check` shows all findings")
 
 
-def start(config: Config, out: Path, *, beam_size: int | None, profile: bool = False) -> None:
+def start(
+    config: Config, out: Path, *, beam_size: int | None, weights_from: str | None = None, profile: bool = False
+) -> None:
     """Begin a run and do all of it: as `begin` and `finish`, in all processes that torchrun started."""
     with joined(choose_device(config.system.device)) as peers:
-        peers.refuse_difference(flat_settings(config), what="the configuration")
+        peers.refuse_difference({**flat_settings(config), "--weights-from": weights_from}, what="the configuration")
         require_same_texts(peers, config)
         folder, progress = RunFolder(Path(peers.tell(str(out)))), _progress(peers)
         goes_on = was_restarted(peers) and folder.config.exists()
         if peers.is_first and not goes_on:
-            begin(config, folder.path, progress=progress, beam_size=beam_size)
+            begin(config, folder.path, progress=progress, beam_size=beam_size, weights_from=weights_from)
         peers.wait()
         with _resumable(folder):
             train(folder, progress=progress, peers=peers, profile=profile)
@@ -108,16 +107,22 @@ def _progress(peers: Peers) -> Progress:
     return Progress() if peers.is_first else Progress(Console(quiet=True))
 
 
-def begin(config: Config, out: Path, *, progress: Progress, beam_size: int | None) -> RunFolder:
+def begin(
+    config: Config, out: Path, *, progress: Progress, beam_size: int | None, weights_from: str | None = None
+) -> RunFolder:
     """Begin a run in the folder `out`.
 
-    With a `beam_size` its texts are checked now and it is evaluated at its end; None does neither.
+    With a `beam_size` its texts are checked now and it is evaluated at its end; None does neither. It takes its first
+    weights from another model, as far as they fit, where `weights_from` names a run, an export or hf://ORG/NAME.
     """
     folder = RunFolder(out)
     folder.refuse_another()
     require_training_text(config.data)
+    other = OtherModel.read(weights_from) if weights_from is not None else None
+    if other:
+        other.require_some_fit(config)
     tokenizers = _check_before(config, progress.say) if beam_size else None
-    folder.create(config, beam_size=beam_size)
+    folder.create(config, beam_size=beam_size, put_weights=partial(keep, folder, other) if other else None)
     if tokenizers:
         tokenizers.save(folder.tokenizer)
     return folder
@@ -182,6 +187,8 @@ def train(
         config, batches = _divided_into_batches(folder, config, data, peers=peers, say=progress.say)
         divided = config.system.shard and peers.size > 1
         model = build_model(_on_host(config) if divided else config, data.tokenizers)
+        if peers.tell(are_due(folder) if peers.is_first else None):
+            take_kept(folder, model, data.tokenizers, config=config, is_first=peers.is_first, say=progress.say)
         place = peers.device if divided else next(model.parameters()).device
         progress.say(f"model: {model.num_parameters():,} parameters on {place}")
         val = data.val_dataloader()
@@ -275,32 +282,3 @@ def _check_before(config: Config, say: Say) -> TokenizerPair | None:
         say(line)
     refuse_errors(report)
     return tokenizers
-
-
-def decoder(data: DataModule, training: TrainingConfig, settings: SearchSettings = GREEDY) -> Decode | None:
-    """Translation of the first validation pairs, for the scores and samples of each validation."""
-    store, tokenizers = data.val_store, data.tokenizers
-    if store is None:
-        return None
-    some = range(min(training.eval_decode, len(store)))
-    sources = tokenizers.src.decode_batch([store.src(index).tolist() for index in some])
-    references = tokenizers.tgt.decode_batch([store.tgt(index).tolist() for index in some])
-    metrics = {"bleu": bleu, "chrf": chrf, "exact_match": exact_match}
-    if not has_four_grams(references):
-        if training.early_stopping_metric == "bleu":
-            raise ConfigError(
-                "training.early_stopping_metric is bleu, which counts runs of four words, but no translated validation "
-                "target is so long",
-                fix="choose chrf or exact_match, or raise training.eval_decode",
-            )
-        del metrics["bleu"]
-
-    def decode(model: OptimizedTransformer, poll: Callable[[], None]) -> Decoded:
-        translator = Translator(model, tokenizers, reads_as_trained=True)
-        found = translator.hypotheses(sources, settings, progress=lambda _: poll())
-        texts = [best[0].text for best in found]
-        scores = {name: metric(texts, references).value for name, metric in metrics.items()}
-        samples = [Sample(*sample) for sample in zip(sources, references, texts, strict=True)]
-        return Decoded(scores, samples[:SAMPLES])
-
-    return decode

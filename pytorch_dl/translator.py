@@ -1,6 +1,7 @@
 """A trained model in use: `load(run).translate([...])`."""
 
 import math
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,13 +9,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pytorch_dl import __version__
+from pytorch_dl.building import build_model, choose_device, weightless_model
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.batching import Special, token_ids_of
-from pytorch_dl.dataset.loader import BatchLoader
-from pytorch_dl.dataset.planning import Lengths, Planner
+from pytorch_dl.dataset.loader import padded_batches
 from pytorch_dl.dataset.text_files import TextPair
 from pytorch_dl.dataset.tokenizer import Tokenizer, TokenizerPair
 from pytorch_dl.errors import CheckpointError, ConfigError, DataError
+from pytorch_dl.export import hub, safetensors
+from pytorch_dl.export.card import Card, without_paths
+from pytorch_dl.export.folder import Origin
 from pytorch_dl.files import damage
 from pytorch_dl.generation.attention_map import AttentionMap, cross_attention, word_pairs, words_of
 from pytorch_dl.generation.constraints import Constraints
@@ -55,7 +60,8 @@ class Translator:
 
     `precision` is that of the matrix products in translating: fp32, bf16 or int8. With `cuda_graphs` the steps of
     decoding are recorded on the GPU and replayed, for one thread at a time. A model whose weights change after this is
-    to have `reads_as_trained`, so that what is read out is the model itself; it goes with neither of the two.
+    to have `reads_as_trained`, so that what is read out is the model itself; it goes with neither of the two. `run` is
+    the folder that it is from.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class Translator:
         precision: str = "fp32",
         cuda_graphs: bool = False,
         reads_as_trained: bool = False,
+        run: Path | None = None,
     ) -> None:
         if precision not in PRODUCTS:
             raise ConfigError(f"unknown precision {precision!r}", fix=f"give one of {', '.join(PRODUCTS)}")
@@ -75,10 +82,45 @@ class Translator:
         assert not (reads_as_trained and (cuda_graphs or precision != "fp32")), "a model in training is read as it is"
         if cuda_graphs and not next(model.parameters()).is_cuda:
             raise ConfigError("CUDA graphs need a GPU, and the model is on the CPU", fix="leave out cuda_graphs")
-        self.model, self.tokenizers, self.max_tokens_per_batch = model, tokenizers, max_tokens_per_batch
+        self.model, self.tokenizers, self.max_tokens_per_batch, self.run = model, tokenizers, max_tokens_per_batch, run
         self.reader: OptimizedTransformer | Reader = model
         if not reads_as_trained:
             self.reader = Reader(model, precision=precision, recorded=cuda_graphs)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, device: str = "auto", precision: str = "fp32") -> "Translator":
+        """Load the folder of that name, where there is one, else the repository ORG/NAME or ORG/NAME@REVISION."""
+        place = name if hub.is_on_hub(name) or Path(name).is_dir() else f"{hub.PREFIX}{name}"
+        return load(place, device=device, precision=precision)
+
+    def save_pretrained(self, folder: str | Path, *, config: Config | None = None) -> None:
+        """Write the model as an export in safetensors with a model card, naming no path of this machine.
+
+        The configuration is that of its run; of a model that is from none, it must be given.
+        """
+        self._write(Path(folder), name=Path(folder).resolve().name, config=config)
+
+    def push_to_hub(
+        self, name: str, *, private: bool | None = None, token: str | None = None, config: Config | None = None
+    ) -> str:
+        """Put the same into the repository ORG/NAME, which is made if need be; returns its address."""
+        hub.require_library()
+        name = name.removeprefix(hub.PREFIX)
+        with tempfile.TemporaryDirectory(prefix="pytorch-dl-hub-") as scratch:
+            self._write(Path(scratch) / "model", name=name, config=config)
+            return hub.put(Path(scratch) / "model", name, private=private, token=token)
+
+    def read_config(self) -> Config:
+        """The configuration of the run that it is from."""
+        if not self.run:
+            raise ConfigError("the model is from no run, and its configuration is not known", fix="give config=")
+        return RunFolder(self.run).read_config()
+
+    def _write(self, folder: Path, *, name: str, config: Config | None) -> None:
+        config = config or self.read_config()
+        card = Card.of(name, config, RunFolder(self.run).read_report() if self.run else {})
+        origin = Origin(self.run.resolve().name if self.run else "a model in Python", __version__, card)
+        safetensors.export(self.model, self.tokenizers, without_paths(config), folder, origin=origin)
 
     def translate(
         self, lines: Sequence[str], *, beam_size: int | None = None, length_penalty: float | None = None
@@ -206,30 +248,20 @@ class Translator:
         src, tgt = self.tokenizers.src, self.tokenizers.tgt
         src_ids = token_ids_of(src.encode_batch([pair.src for pair in pairs]))
         tgt_ids = token_ids_of(tgt.encode_batch([pair.tgt for pair in pairs]))
-        lengths = Lengths(np.diff(src_ids.offsets) + 1, np.diff(tgt_ids.offsets) + 1)
-        longest = np.maximum(lengths.src, lengths.tgt)
+        longest = np.maximum(np.diff(src_ids.offsets), np.diff(tgt_ids.offsets)) + 1
         kept = np.flatnonzero(longest <= self.model.max_seq_len)
         if not len(kept):
             raise DataError(
                 f"all {len(pairs):,} pairs are longer than the model reads, {self.model.max_seq_len} tokens",
                 fix="shorten them, or train with a larger model.max_seq_len",
             )
-        planner = Planner(
-            lengths,
-            kept,
-            [(0, len(pairs), 1.0)],
-            seed=0,
-            max_tokens=max(self.max_tokens_per_batch, int(longest[kept].max())),
-        )
-        loader = BatchLoader(
-            planner,
+        loader = padded_batches(
             src_ids,
             tgt_ids,
             Special(tgt.pad_id, tgt.bos_id, tgt.eos_id),
+            kept=kept,
             vocab_sizes=(src.vocab_size, tgt.vocab_size),
-            workers=0,
-            prefetch=1,
-            pin_memory=False,
+            max_tokens=self.max_tokens_per_batch,
         )
         with evaluating(self.model):
             nll, num_tokens = pair_nll(self.model, loader, pairs=len(pairs))
@@ -251,41 +283,13 @@ def _broken(
     return runs
 
 
-def build_model(config: Config, tokenizers: TokenizerPair) -> OptimizedTransformer:
-    """The untrained model of a config and its tokenizers, which is a function of its seed."""
-    torch.manual_seed(config.system.seed)
-    return _model(config, tokenizers).to(choose_device(config.system.device))
-
-
-def weightless_model(config: Config, tokenizers: TokenizerPair) -> OptimizedTransformer:
-    """The same model without memory for its weights: their shapes."""
-    with torch.device("meta"):
-        return _model(config, tokenizers)
-
-
-def _model(config: Config, tokenizers: TokenizerPair) -> OptimizedTransformer:
-    shape = {**config.model.__dict__, "pad_token_id": tokenizers.tgt.pad_id}
-    return OptimizedTransformer(
-        src_vocab_size=tokenizers.src.vocab_size, tgt_vocab_size=tokenizers.tgt.vocab_size, **shape
-    )
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of `system.device`: auto is the GPU when there is one."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"unknown device {name!r}", fix="give auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("the device cuda is asked for, but torch finds no GPU", fix="give auto or cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
 def load(run: str | Path, *, device: str = "auto", precision: str = "fp32", cuda_graphs: bool = False) -> Translator:
-    """Load the finished model of a run folder; of an unfinished run, the best checkpoint so far.
+    """Load the finished model of a run folder, or hf://ORG/NAME; of an unfinished run, the best checkpoint so far.
 
     `precision` is that of the matrix products in translating: fp32, bf16 or int8. `cuda_graphs` records the steps of
     decoding on a GPU.
     """
-    folder = RunFolder(Path(run))
+    folder = RunFolder(hub.local_folder(run))
     config = folder.read_config()
     place = choose_device(device)
     config.system.device = "cpu"  # where the weights come to first
@@ -295,7 +299,7 @@ def load(run: str | Path, *, device: str = "auto", precision: str = "fp32", cuda
     with torch.random.fork_rng(devices=[]):  # the weights that it begins with are not for keeps
         model = build_model(config, tokenizers)
     ckpt.load_weights(model, weights, where=where)
-    return Translator(model.to(place).eval(), tokenizers, precision=precision, cuda_graphs=cuda_graphs)
+    return Translator(model.to(place).eval(), tokenizers, precision=precision, cuda_graphs=cuda_graphs, run=folder.path)
 
 
 def _require_size(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from pytorch_dl.building import build_model
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.errors import CheckpointError
@@ -16,7 +17,6 @@ from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.metrics import METRICS
 from pytorch_dl.training.optimizer import make_optimizer
 from pytorch_dl.training.run_folder import RunFolder
-from pytorch_dl.translator import build_model
 
 
 class Finding(NamedTuple):
@@ -55,6 +55,8 @@ def verify(path: Path) -> Iterator[Finding]:
         yield Finding(str(checkpoint.relative_to(path)), problem)
     if folder.model.exists():
         yield Finding(folder.model.name, _problem(_read_weights, folder.model, model))
+    if folder.weights_taken.exists():
+        yield Finding(folder.weights_from.name, damage(folder.weights_from))
     for store in sorted(path for path in folder.cache.glob("*") if path.is_dir() and not path.name.startswith(".")):
         yield Finding(str(store.relative_to(path)), damage(store))
     outside = {"data.cache_dir": config.data.cache_dir, "logging.log_dir": config.logging.log_dir}

@@ -49,12 +49,13 @@ WORK = (  # of the commands, which is not done
     "pytorch_dl.translating.translate_lines",
     "pytorch_dl.evaluating.print_evaluation",
     "pytorch_dl.exporting.export_run",
+    "pytorch_dl.export.hub.fetched",
     "pytorch_dl.serving.server.serve_run",
     "pytorch_dl.demo.demonstrate",
     "pytorch_dl.cli.subprocess.run",
 )
 COMMANDS = (
-    "run --src a.tsv --split 12 --out run model.d_model=64 scheduler.name=wsd",
+    "run --src a.tsv --split 12 --out run --weights-from other model.d_model=64 scheduler.name=wsd",
     "run --src a.en --tgt a.de --val-src b.en --val-tgt b.de --preset nano --beam 4 training.max_steps=100k",
     "train config.yaml --out run data.corpora=[{src: a, weight: 0.5}] training.time_limit=45min",
     "translate run file.txt --beam 4 --nbest 2 --json --align --out out.txt --resume",
@@ -62,7 +63,7 @@ COMMANDS = (
     "translate run --length-penalty 0.6 --length-norm gnmt --early-stopping sure --groups 2 --diversity 1 --require c",
     "translate run --max-ratio 2 --max-offset 10 --min-length 2 --no-repeat 3 --device cpu --precision int8 --jsonl",
     "evaluate run --src a.tsv --ref b --compare c --no-ter --bleu-tokenizer zh --save d --json",
-    "export run --to ctranslate2 --out folder --quantization int8",
+    "export run --to ctranslate2 --out folder --quantization int8 --private",
     "serve run --host 0.0.0.0 --port 8000 --max-lines 5 --max-characters 100 --max-waiting 7 --max-seconds 2.5",
     "check --src a.tsv --json data.on_blank=drop",
     "replay run --step 7",

@@ -17,6 +17,7 @@ from rich.console import Console
 from tiny_runs import TINY, pairs, write_tsv
 from torch._functorch import config as functorch
 
+from pytorch_dl.building import choose_device
 from pytorch_dl.config import Config
 from pytorch_dl.config.load import checked, with_overrides, with_values
 from pytorch_dl.config.model_config import Section
@@ -28,7 +29,6 @@ from pytorch_dl.run import begin, finish
 from pytorch_dl.training.background import Background
 from pytorch_dl.training.progress import Progress
 from pytorch_dl.training.trainer import create_trainer
-from pytorch_dl.translator import choose_device
 
 Settings = Mapping[str, Any]
 Seen = Mapping[str, object]

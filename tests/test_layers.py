@@ -2,10 +2,10 @@
 
 Imports point down only, and folders of one layer do not import each other:
 
-    L4  entry __main__ cli options failures commands evaluating translating exporting serving resumable run
-        changes prepare demo verifying replaying reporting doctor estimation comparing
+    L4  entry __main__ cli options arguments failures commands evaluating translating exporting serving resumable run
+        changes prepare samples weights_from demo verifying replaying reporting doctor estimation comparing lightning
         benchmark examples scripts
-    L3  evaluation experiments export translator
+    L3  translator above evaluation experiments export building
     L2  training generation scoring
     L1  models dataset
     L0  config files data, without torch, and errors and process below them
@@ -26,10 +26,12 @@ LAYERS = [
     {"config", "files", "data"},
     {"models", "dataset"},
     {"training", "generation", "scoring"},
-    {"evaluation", "experiments", "export", "translator"},
+    {"evaluation", "experiments", "export", "building"},
+    {"translator"},
     {
-        *("entry", "__main__", "cli", "options", "failures", "commands", "translating", "evaluating", "resumable"),
-        *("exporting", "serving", "run", "changes", "prepare", "demo", "verifying", "replaying", "doctor"),
+        *("entry", "__main__", "cli", "options", "arguments", "failures", "commands", "translating", "evaluating"),
+        *("exporting", "serving", "run", "changes", "prepare", "demo", "verifying", "replaying", "doctor", "resumable"),
+        *("samples", "weights_from", "lightning"),
         *("reporting", "estimation", "comparing", "benchmark", "examples", "scripts"),
     },
 ]

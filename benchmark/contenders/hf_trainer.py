@@ -14,10 +14,10 @@ import torch
 
 from benchmark.contenders.peers import marian_model
 from benchmark.measuring.device_time import synchronize
+from pytorch_dl.building import choose_device
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.training.precision import choose_precision
-from pytorch_dl.translator import choose_device
 
 IGNORED = -100
 MANY_STEPS = 1_000_000

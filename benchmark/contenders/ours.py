@@ -6,6 +6,7 @@ Shapes: B batch, S source.
 import torch
 from torch import Tensor
 
+from pytorch_dl.building import build_model
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.dataset.loader import BatchLoader
@@ -14,7 +15,6 @@ from pytorch_dl.generation import Request, SearchSettings, generate
 from pytorch_dl.models.reader import Reader
 from pytorch_dl.training.step import Reading
 from pytorch_dl.training.trainer import OptimizedTrainer, create_trainer
-from pytorch_dl.translator import build_model
 
 TOTAL_STEPS = 10_000  # for the schedule of the learning rate
 

@@ -11,8 +11,8 @@ from benchmark.measuring.roofline import Probe, Roof
 from benchmark.race.contender import Contender
 from benchmark.race.measures import TURN_STEPS, Description, Epoch, Resident, count_epoch, mean_target
 from benchmark.race.workload import Workload
+from pytorch_dl.building import choose_device
 from pytorch_dl.training.live_memory import Peak
-from pytorch_dl.translator import choose_device
 
 CLAIMED = ("baseline", "ours")  # whom the specification's claims are about
 MATRIX_SIZES, MATRIX_REPEATS = (1024, 2048), 3

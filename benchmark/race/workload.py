@@ -15,6 +15,7 @@ from benchmark.contenders.hf_trainer import HuggingFaceTrainer
 from benchmark.contenders.ours import OursOnText
 from benchmark.contenders.peers import PEERS
 from benchmark.contenders.side import Side
+from pytorch_dl.building import choose_device
 from pytorch_dl.config import Config
 from pytorch_dl.config.load import checked, with_overrides, with_values
 from pytorch_dl.data import dates_file
@@ -25,7 +26,6 @@ from pytorch_dl.dataset.planning import Planner
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.errors import ConfigError, DataError
 from pytorch_dl.models.compilers import missing_for_compilation
-from pytorch_dl.translator import choose_device
 
 DATES = "the bundled corpus of dates (no other text was found or given)"
 ROUNDS = 4  # of fitting the batch size: pairs in a batch grow nearly in proportion to its tokens

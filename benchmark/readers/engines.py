@@ -11,10 +11,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from benchmark.contenders.peers import marian_model
+from pytorch_dl.building import build_model
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.generation import Request, SearchSettings, generate
-from pytorch_dl.translator import Translator, build_model
+from pytorch_dl.translator import Translator
 
 
 class Task(NamedTuple):

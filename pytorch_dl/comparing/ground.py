@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from pytorch_dl.building import choose_device
 from pytorch_dl.changes import flat_settings, free_settings
 from pytorch_dl.config import Config
 from pytorch_dl.config.load import checked, with_values
@@ -28,7 +29,6 @@ from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.prepare import new_tokenizers
 from pytorch_dl.run import check_texts, refuse_errors
 from pytorch_dl.training.precision import choose_precision
-from pytorch_dl.translator import choose_device
 
 Say = Callable[[str], None]
 Record = dict[str, Any]

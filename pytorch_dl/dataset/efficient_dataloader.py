@@ -17,6 +17,7 @@ from pytorch_dl.config.model_config import Config, CorpusConfig, DataConfig
 from pytorch_dl.dataset.batching import Special, TokenIds
 from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.dataset.packing import WIDEST_ROW
+from pytorch_dl.dataset.pairs_in_memory import PairsInMemory
 from pytorch_dl.dataset.planning import Lengths, Planner
 from pytorch_dl.dataset.split import hold_out
 from pytorch_dl.dataset.text_files import PairStream, TextPair, TextSource, is_number, report_dropped
@@ -54,8 +55,10 @@ class RecordedText:
 class DataModule:
     """Text pairs prepared for training: `setup()` once, then the loaders.
 
-    What is not given has the default of `DataConfig`; `data` gives all of it at once. `tokenizers` are used in place of
-    training new ones, `texts` in place of those that `data` names, and `report` is told what happens.
+    What is not given has the default of `DataConfig`; `data` gives all of it at once. `train_pairs` and `val_pairs` are
+    texts in memory in place of paths: lists of (source, target), or of records, as a Hugging Face `Dataset` is one, in
+    which data.src_column and data.tgt_column name the texts. `tokenizers` are used in place of training new ones,
+    `texts` in place of all texts, and `report` is told what happens.
     """
 
     def __init__(
@@ -68,6 +71,8 @@ class DataModule:
         max_length: int | None = None,
         use_dynamic_batching: bool | None = None,
         max_tokens_per_batch: int | None = None,
+        train_pairs: Iterable[object] | None = None,
+        val_pairs: Iterable[object] | None = None,
         data: DataConfig | None = None,
         seed: int = 1,
         tokenizers: TokenizerPair | None = None,
@@ -97,13 +102,13 @@ class DataModule:
         self.data, self.batch_size = config.data, config.training.batch_size
         self.seed, self.report = seed, report
         self.cache_dir = Path(cache_dir or self.data.cache_dir or default_cache())
-        self._tokenizers, self._texts = tokenizers, texts
+        self._tokenizers, self._texts, self._pairs = tokenizers, texts, (train_pairs, val_pairs)
         self.train_store: TokenStore | None = None
         self.val_store: TokenStore | None = None
 
     def setup(self) -> None:
         """Read the texts, train the tokenizers if need be, and prepare the token stores, or find them prepared."""
-        train, val = self._texts or texts_of(self.data, seed=self.seed)
+        train, val = self._all_texts()
         if self._tokenizers is None:
             self._tokenizers = build_tokenizers(
                 train,
@@ -173,6 +178,14 @@ class DataModule:
             pin_memory=data.pin_memory,
         )
 
+    def _all_texts(self) -> Texts:
+        train, val = self._pairs
+        if train is None and val is None:
+            return self._texts or texts_of(self.data, seed=self.seed)
+        if train is None or self._texts:
+            raise ConfigError("train_pairs or texts, and val_pairs with train_pairs only", where="DataModule")
+        return texts_in_memory(train, val, self.data, seed=self.seed)
+
     def _report_left_out(self, left_out: int, total: int, name: str) -> None:
         limit = self.data.max_length
         if left_out == total:
@@ -213,9 +226,29 @@ def texts_of(data: DataConfig, *, seed: int) -> Texts:
             fix="columns have numbers in TSV, names in CSV, JSON lines and Parquet, and two files have none",
         )
     if data.val_split:
-        kept, held_out = hold_out(train, count=data.val_split, seed=seed)
-        return Texts(list(kept), [held_out])
+        return Texts(*_split(train, count=data.val_split, seed=seed))
     return Texts(list(train), list(val))
+
+
+def texts_in_memory(train: Iterable[object], val: Iterable[object] | None, data: DataConfig, *, seed: int) -> Texts:
+    """The texts of pairs in memory, and the validation text or what is held out for it."""
+    for name in ("train_data_path", "val_data_path", "corpora", *(["val_split"] if val is not None else [])):
+        if getattr(data, name):
+            raise ConfigError(f"pairs in memory and data.{name} exclude each other", fix="give one of them")
+    columns = (data.src_column, data.tgt_column) if data.src_column and data.tgt_column else None
+    streams = [
+        PairsInMemory(pairs, name, columns, on_blank=data.on_blank)
+        for name, pairs in (("train_pairs", train), ("val_pairs", val))
+        if pairs is not None
+    ]
+    if data.val_split:
+        return Texts(*_split(streams, count=data.val_split, seed=seed))
+    return Texts([streams[0]], [*streams[1:]])
+
+
+def _split(train: Sequence[PairStream], *, count: int, seed: int) -> tuple[list[PairStream], list[PairStream]]:
+    kept, held_out = hold_out(train, count=count, seed=seed)
+    return [*kept], [held_out]
 
 
 def read_pairs(streams: Iterable[PairStream], report: Callable[[str], None]) -> list[TextPair]:

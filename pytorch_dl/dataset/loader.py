@@ -7,10 +7,12 @@ from dataclasses import replace
 from itertools import islice
 from threading import Thread
 
+import numpy as np
 import torch
 
 from pytorch_dl.dataset.batching import Batch, Special, TokenIds, collate
-from pytorch_dl.dataset.planning import Plan, Planner
+from pytorch_dl.dataset.bucketing import Ints
+from pytorch_dl.dataset.planning import Lengths, Plan, Planner
 
 
 class BatchLoader:
@@ -124,3 +126,13 @@ class BatchLoader:
     def _batch(self, plan: Plan, index: int) -> Batch:
         batch = collate(plan, index, self.src, self.tgt, self.special)
         return batch.pin_memory() if self.pin_memory else batch
+
+
+def padded_batches(
+    src: TokenIds, tgt: TokenIds, special: Special, *, kept: Ints, vocab_sizes: tuple[int, int], max_tokens: int
+) -> BatchLoader:
+    """Batches of the pairs `kept` of texts in memory, with one pair to a row: to go through once."""
+    lengths = Lengths(np.diff(src.offsets) + 1, np.diff(tgt.offsets) + 1)
+    longest = int(np.maximum(lengths.src, lengths.tgt)[kept].max())
+    planner = Planner(lengths, kept, [(0, len(lengths.src), 1.0)], seed=0, max_tokens=max(max_tokens, longest))
+    return BatchLoader(planner, src, tgt, special, vocab_sizes=vocab_sizes, workers=0, prefetch=1, pin_memory=False)

@@ -25,7 +25,7 @@ _NESTED = "translation"
 def read_jsonl(path: Path, *, columns: Columns | None) -> Iterator[TextPair | Fault]:
     """Yield the pairs of a file with one JSON object a line."""
     rows = ((line, _json_record(raw, path=path, line=line)) for line, raw in enumerate(read_lines(path), 1))
-    return _pairs(rows, name=str(path), columns=columns)
+    return pairs_of_records(rows, name=str(path), columns=columns)
 
 
 def read_parquet(path: Path, *, columns: Columns | None) -> Iterator[TextPair | Fault]:
@@ -45,7 +45,7 @@ def read_parquet(path: Path, *, columns: Columns | None) -> Iterator[TextPair | 
             }
             keys = pair_keys(shape, columns=columns, where=str(path))
             batches = file.iter_batches(batch_size=_BATCH_ROWS, columns=sorted({key[0] for key in keys}))
-            yield from _pairs(_parquet_rows(batches, path=path), name=str(path), columns=columns)
+            yield from pairs_of_records(_parquet_rows(batches, path=path), name=str(path), columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise Fault(
             "file", f"cannot be read as Parquet: {error}", where=str(path), fix="write the file again"
@@ -70,7 +70,7 @@ def read_hf(address: str, *, columns: Columns | None) -> Iterator[TextPair | Fau
         name, config = location.rsplit("/", 1)
     try:
         rows = datasets.load_dataset(name, config, split=split or "train", streaming=True)
-        yield from _pairs(enumerate(rows, 1), name=address, columns=columns)
+        yield from pairs_of_records(enumerate(rows, 1), name=address, columns=columns)
     except DataError:
         raise
     except Exception as error:  # the library lets errors of many others through: network, hub, readers of each format
@@ -98,9 +98,10 @@ def pair_keys(record: Record, *, columns: Columns | None, where: str) -> tuple[K
     raise Fault("columns", f"expected columns {wanted}, got {there}", where=where, fix=NAME_COLUMNS)
 
 
-def _pairs(
+def pairs_of_records(
     rows: Iterable[tuple[int, Record | Fault]], *, name: str, columns: Columns | None
 ) -> Iterator[TextPair | Fault]:
+    """Yield the pair of each (number, record); where its texts are is told from the first record."""
     keys: tuple[Keys, Keys] | None = None
     for line, record in rows:
         if isinstance(record, Fault):

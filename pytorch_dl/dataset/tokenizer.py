@@ -70,6 +70,10 @@ class Tokenizer:
         """The text of each sequence of ids."""
         return [self.decode(ids) for ids in batch]
 
+    def ids(self) -> dict[str, int]:
+        """The id of each token, special ones included."""
+        return dict(self._backend.get_vocab(with_added_tokens=True))
+
     def token(self, id: int) -> str:
         """The token of an id below vocab_size; an id that the vocabulary leaves out has a name that says so."""
         if not 0 <= id < self.vocab_size:

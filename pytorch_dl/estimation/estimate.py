@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from pytorch_dl.building import choose_device, weightless_model
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.efficient_dataloader import require_training_text
 from pytorch_dl.errors import ResourceError, is_out_of_memory
@@ -15,7 +16,6 @@ from pytorch_dl.estimation.measuring import Measured, measured
 from pytorch_dl.estimation.model_figures import Flops, Memory, flops, memory_by_formula, parameters_by_part
 from pytorch_dl.estimation.text import Prepared, Say, TextFigures, prepared, text_figures
 from pytorch_dl.training.precision import DTYPES, choose_precision
-from pytorch_dl.translator import choose_device, weightless_model
 
 MEMINFO = Path("/proc/meminfo")
 

@@ -11,6 +11,7 @@ import tokenizers
 import torch
 
 from pytorch_dl.errors import ConfigError
+from pytorch_dl.export.card import Card
 from pytorch_dl.export.parity import Parity
 from pytorch_dl.files import MANIFEST, new_folder, write_file, write_json
 
@@ -40,6 +41,8 @@ class Origin(NamedTuple):
     run: str
     version: str
     """Of this program."""
+    card: Card | None = None
+    """Told of a model that is for others."""
 
 
 @contextlib.contextmanager
@@ -60,13 +63,18 @@ def write_notes(
     facts = {"to": to, "run": origin.run, "command": command, "weights": weights, "versions": every}
     write_json(folder / NOTES, {**facts, "parity": {name: asdict(found) for name, found in parity.items()}})
     what, use = _USE[to]
+    card = origin.card
+    if card and "/" in card.name:  # of a hub
+        use = [line.replace(" . ", f" hf://{card.name} ") for line in use]
     lines = [f"# {what}", "", "```bash", *use, "```", "", f"Made by `{command}`. Weights: {weights}."]
     lines += [f"Versions: {', '.join(f'{name} {version}' for name, version in every.items())}."]
     if parity:
         first = next(iter(parity.values()))
         lines += ["", f"Compared with the model on {first.pairs} {first.origin}:", ""]
         lines += [f"- {name}: {found}" for name, found in parity.items()]
-    write_file(folder / "README.md", "\n".join([*lines, ""]))
+    lines += card.lines() if card else []
+    head = card.metadata(to) if card else ""
+    write_file(folder / "README.md", head + "\n".join([*lines, ""]))
 
 
 def refuse_another(out: Path) -> None:

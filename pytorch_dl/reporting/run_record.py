@@ -45,6 +45,8 @@ class RunRecord:
     environment: Mapping[str, Any]
     origin: Mapping[str, Any]
     """From which step the weights for use are."""
+    began_with: Mapping[str, Any]
+    """From which model its first weights are, and what of them; empty where they were random."""
     parameters: int | None
     weights: str | None
     """SHA-256 of the weights for use."""
@@ -95,6 +97,7 @@ def read_run(path: Path, *, name: str) -> RunRecord:
         texts=texts,
         environment=_object(folder.environment),
         origin=_object(folder.model / "origin.json"),
+        began_with=_object(folder.weights_taken),
         parameters=_parameters(folder.model / ckpt.MODEL) if folder.is_finished else None,
         weights=_object(folder.model / MANIFEST).get(ckpt.MODEL) if folder.is_finished else None,
         missing=missing,

@@ -53,6 +53,8 @@ def origin_section(runs: Sequence[RunRecord]) -> Part:
         rows.append(["environment", *("not recorded" for _ in runs)])
     for side, name in (("train", "training text"), ("val", "validation text")):
         rows.append([name, *(_fingerprints(run, side) for run in runs)])
+    if any(run.began_with for run in runs):
+        rows.append(["first weights", *(_first_weights(run) for run in runs)])
     rows.append(["weights for use", *(tag("code", {"class": "wrap"}, run.weights or "none yet") for run in runs)])
     return part("origin", "Environment and data", table(header, rows), note("Fingerprints are SHA-256."))
 
@@ -86,6 +88,20 @@ def _fingerprints(run: RunRecord, side: str) -> Html | str:
     texts = run.texts.get(side, [])
     shown = (tag("div", {}, text(_named(one)), tag("code", {"class": "wrap"}, str(one.sha256))) for one in texts)
     return tag("div", {}, shown) if texts else ("none" if run.texts else "not recorded")
+
+
+def _first_weights(run: RunRecord) -> Html | str:
+    """The model that they are from, and what of it was taken."""
+    found = run.began_with
+    if not found:
+        return "random"
+    told = (str(found[name]) for name in ("run", "summary") if name in found)
+    return tag(
+        "div",
+        {},
+        (tag("div", {}, text(line)) for line in told),
+        tag("code", {"class": "wrap"}, str(found.get("sha256"))),
+    )
 
 
 def _named(one: RecordedText) -> str:

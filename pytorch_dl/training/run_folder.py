@@ -6,6 +6,7 @@ tokenizer/         of both sides
 checkpoints/       the newest ones and the best        cache/            prepared token stores
 metrics.jsonl      the record; timing.jsonl, samples.jsonl, tensorboard/ beside it
 model/             the weights for use, written at the end of training
+weights_from/      the model whose weights it began with, if that was asked for; weights_from.json: what was taken
 profile/           where the time and memory of some steps went, if that was asked for
 evaluation.json    how the run is evaluated at its end; without it, it is not
 report.json        scores of the evaluation, report.md for people; report.html, all of the run on a page
@@ -14,8 +15,10 @@ report.json        scores of the evaluation, report.md for people; report.html, 
 import os
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,6 +58,16 @@ class RunFolder:
     def model(self) -> Path:
         """The weights for use."""
         return self.path / "model"
+
+    @property
+    def weights_from(self) -> Path:
+        """The model whose weights training begins with, where it does not begin with random ones."""
+        return self.path / "weights_from"
+
+    @property
+    def weights_taken(self) -> Path:
+        """Where that model is from, and what of its weights was taken."""
+        return self.path / "weights_from.json"
 
     @property
     def cache(self) -> Path:
@@ -111,13 +124,20 @@ class RunFolder:
                 fix=f"go on with `pytorch-dl resume {self.path}`, or choose another --out",
             )
 
-    def create(self, config: Config, *, beam_size: int | None) -> None:
-        """Begin a run in a folder that holds none, to be evaluated with `beam_size` at its end, or not at all."""
+    def create(self, config: Config, *, beam_size: int | None, put_weights: Callable[[], None] | None = None) -> None:
+        """Begin a run in a folder that holds none, to be evaluated with `beam_size` at its end, or not at all.
+
+        `put_weights` puts a model there whose weights it begins with.
+        """
         with RunLock(self.path):  # of two that begin at one moment, the other is told so
             self.refuse_another()
             write_json(self.environment, {**environment(), **source()})
             if beam_size:
                 write_json(self.evaluation, {"beam_size": beam_size})
+            if put_weights:
+                put_weights()
+            else:
+                self.weights_taken.unlink(missing_ok=True)  # of a beginning that was killed
             write_file(self.config, to_yaml(config))
 
     def settle(self, config: Config) -> None:
@@ -150,6 +170,14 @@ class RunFolder:
             )
         return beam_size
 
+    def read_report(self) -> dict[str, Any]:
+        """The scores of the evaluation; empty where there are none."""
+        try:
+            found = read_json(self.report)
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
     def read_config(self) -> Config:
         """The configuration that the run was begun with."""
         if not self.path.is_dir():
@@ -165,7 +193,7 @@ class RunFolder:
 
     def _refuse_strange(self) -> None:
         """Raise where a link, pipe or device lies in the folder: it would have us read or write something elsewhere."""
-        inner = (self.checkpoints, self.model, self.tokenizer, self.cache)
+        inner = (self.checkpoints, self.model, self.tokenizer, self.cache, self.weights_from)
         found = (
             *strange_entries(self.path, deep=False),
             *(e for part in inner for e in strange_entries(part, deep=True)),
