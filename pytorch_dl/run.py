@@ -23,12 +23,9 @@ from pytorch_dl.dataset.efficient_dataloader import (
 )
 from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.dataset.tokenizer import TokenizerPair
-from pytorch_dl.errors import ConfigError, DataError, Interrupted, UserError
+from pytorch_dl.errors import DataError, Interrupted, UserError
 from pytorch_dl.evaluating import evaluate_run
-from pytorch_dl.evaluation.metrics import bleu, chrf, exact_match, has_four_grams
 from pytorch_dl.files import RunLock, new_folder, remove_leftovers, write_json
-from pytorch_dl.generation.settings import SearchSettings
-from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.prepare import new_tokenizers, prepare, require_same_texts, text_states
 from pytorch_dl.process import keep_freed_memory
 from pytorch_dl.reporting.page import write_page
@@ -36,17 +33,15 @@ from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.largest_batch import resolve
 from pytorch_dl.training.peers import ALONE, Peers, joined, was_restarted
 from pytorch_dl.training.profiling import profiled
-from pytorch_dl.training.progress import Progress, Sample
+from pytorch_dl.training.progress import Progress
 from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.training.sharding import gathered
 from pytorch_dl.training.train_state import TrainState
 from pytorch_dl.training.trainer import create_trainer
-from pytorch_dl.training.validation import Decode, Decoded
-from pytorch_dl.translator import Translator, build_model, choose_device
+from pytorch_dl.translator import build_model, choose_device
+from pytorch_dl.validating import decoder
 
 Say = Callable[[str], None]
-SAMPLES = 5
-GREEDY = SearchSettings(beam_size=1, scored=False)
 
 
 def check_texts(config: Config, say: Say) -> tuple[CheckReport, TokenizerPair | None]:
@@ -187,7 +182,8 @@ def train(
         val = data.val_dataloader()
         if val is None:
             progress.say("no validation text: the last weights are kept; --split N holds N pairs out to validate on")
-        decode = decoder(data, config.training) if config.training.eval_decode else None
+        pictures = config.logging.tensorboard or config.logging.wandb
+        decode = decoder(data, config.training, pictures=pictures) if config.training.eval_decode else None
         trainer = create_trainer(
             model=model,
             train_dataloader=batches,
@@ -275,32 +271,3 @@ def _check_before(config: Config, say: Say) -> TokenizerPair | None:
         say(line)
     refuse_errors(report)
     return tokenizers
-
-
-def decoder(data: DataModule, training: TrainingConfig, settings: SearchSettings = GREEDY) -> Decode | None:
-    """Translation of the first validation pairs, for the scores and samples of each validation."""
-    store, tokenizers = data.val_store, data.tokenizers
-    if store is None:
-        return None
-    some = range(min(training.eval_decode, len(store)))
-    sources = tokenizers.src.decode_batch([store.src(index).tolist() for index in some])
-    references = tokenizers.tgt.decode_batch([store.tgt(index).tolist() for index in some])
-    metrics = {"bleu": bleu, "chrf": chrf, "exact_match": exact_match}
-    if not has_four_grams(references):
-        if training.early_stopping_metric == "bleu":
-            raise ConfigError(
-                "training.early_stopping_metric is bleu, which counts runs of four words, but no translated validation "
-                "target is so long",
-                fix="choose chrf or exact_match, or raise training.eval_decode",
-            )
-        del metrics["bleu"]
-
-    def decode(model: OptimizedTransformer, poll: Callable[[], None]) -> Decoded:
-        translator = Translator(model, tokenizers, reads_as_trained=True)
-        found = translator.hypotheses(sources, settings, progress=lambda _: poll())
-        texts = [best[0].text for best in found]
-        scores = {name: metric(texts, references).value for name, metric in metrics.items()}
-        samples = [Sample(*sample) for sample in zip(sources, references, texts, strict=True)]
-        return Decoded(scores, samples[:SAMPLES])
-
-    return decode

@@ -3,7 +3,7 @@
 Imports point down only, and folders of one layer do not import each other:
 
     L4  entry __main__ cli options failures commands evaluating translating exporting serving resumable run
-        changes prepare demo verifying replaying reporting doctor estimation comparing
+        validating changes prepare demo verifying replaying reporting doctor estimation comparing
         benchmark examples scripts
     L3  evaluation experiments export translator
     L2  training generation scoring
@@ -29,8 +29,8 @@ LAYERS = [
     {"evaluation", "experiments", "export", "translator"},
     {
         *("entry", "__main__", "cli", "options", "failures", "commands", "translating", "evaluating", "resumable"),
-        *("exporting", "serving", "run", "changes", "prepare", "demo", "verifying", "replaying", "doctor"),
-        *("reporting", "estimation", "comparing", "benchmark", "examples", "scripts"),
+        *("exporting", "serving", "run", "validating", "changes", "prepare", "demo", "verifying", "replaying"),
+        *("doctor", "reporting", "estimation", "comparing", "benchmark", "examples", "scripts"),
     },
 ]
 LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}

@@ -106,6 +106,15 @@ def to_json(config: Config) -> str:
     return json.dumps(config.model_dump(), indent=2, ensure_ascii=False)
 
 
+def flat(tree: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
+    """The settings of sections within sections by their dotted names, such as model.d_model."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        inner = isinstance(value, Mapping)
+        found |= flat(value, prefix=f"{prefix}{name}.") if inner else {prefix + name: value}
+    return found
+
+
 def nearest(name: str, names: Iterable[str], *, prefix: str = "") -> str:
     """Return `, did you mean 'x'?` for the name that is fewest slips away from `name`, or nothing if none is near."""
     close = difflib.get_close_matches(name, names := list(names), n=max(1, len(names)))
