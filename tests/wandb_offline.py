@@ -2,17 +2,19 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from tiny import tiny_trainer
 from wandb.proto import wandb_internal_pb2
-from wandb.sdk.internal.datastore import DataStore
 
 from pytorch_dl.config.model_config import LoggingConfig
 from pytorch_dl.training.progress import Sample
 from pytorch_dl.training.validation import Decoded
+
+BLOCK, WHOLE, LAST = 1 << 15, 1, 4
 
 
 def main(folder: Path) -> None:
@@ -46,11 +48,28 @@ def by_time(path: Path) -> float:
     return path.stat().st_mtime
 
 
+def records(path: Path) -> Iterator[bytes]:
+    """Those of a LevelDB log behind a header of 7 bytes, for which wandb has no reader in Python any more.
+
+    Blocks of 32 kB hold pieces: checksum (4 bytes), length (2), kind (1): a whole record, or its first, middle or last.
+    """
+    content, at, record = path.read_bytes(), 7, b""
+    assert content.startswith(b":W&B")
+    while at + 7 <= len(content):
+        if (left := BLOCK - at % BLOCK) < 7:
+            at += left
+            continue
+        length, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
+        record, at = record + content[at + 7 : at + 7 + length], at + 7 + length
+        if kind in (WHOLE, LAST):
+            yield record
+            record = b""
+
+
 def read(path: Path) -> dict[str, Any]:
     """The records of one run."""
-    store, found = DataStore(), {"config": {}, "curves": {}}
-    store.open_for_scan(str(path))
-    while (data := store.scan_data()) is not None:
+    found: dict[str, Any] = {"config": {}, "curves": {}}
+    for data in records(path):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         if record.HasField("run"):
