@@ -78,7 +78,11 @@ def read(path: Path) -> dict[str, Any]:
         if record.HasField("config"):
             found["config"] |= {item.key: json.loads(item.value_json) for item in record.config.update}
         if record.HasField("history"):
-            row = {item.key or item.nested_key[-1]: json.loads(item.value_json) for item in record.history.item}
+            row: dict[str, Any] = {}
+            for item in record.history.item:
+                name, *inner = [item.key] if item.key else item.nested_key
+                value = json.loads(item.value_json)
+                row[name] = {**row.get(name, {}), inner[0]: value} if inner else value
             step = str(row.get("_step", record.history.step.num))
             for name, value in row.items():
                 found["curves"].setdefault(name, {})[step] = value

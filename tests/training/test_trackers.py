@@ -227,7 +227,7 @@ class TestWandB:
 
     @pytest.mark.skipif(not find_spec("wandb"), reason="wandb is not installed: pip install 'pytorch-dl[wandb]'")
     def test_what_it_writes_offline_is_what_it_was_told(self, tmp_path: Path) -> None:
-        """Twice, the second time resumed; by wandb's own messages, in a process of its own, as wandb leaves services behind."""
+        """Twice, the second time resumed; in a process of its own, as wandb leaves services behind."""
         places = os.pathsep.join([str(ROOT / "tests"), *sys.path])
         environment = {**os.environ, "WANDB_MODE": "offline", "PYTHONPATH": places}
         done = subprocess.run(
