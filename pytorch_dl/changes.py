@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pytorch_dl.config import Config
+from pytorch_dl.config.load import flat
 from pytorch_dl.errors import CheckpointError
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.run_folder import RunFolder
@@ -23,7 +24,7 @@ FREE = {
 
 def flat_settings(config: Config) -> dict[str, Any]:
     """{"model.d_model": 64, ...}"""
-    return _flat(config.model_dump(mode="json"), "")
+    return flat(config.model_dump(mode="json"))
 
 
 def changed_settings(folder: RunFolder, config: Config) -> Changes:
@@ -59,10 +60,3 @@ def look_at_changes(
 
 def _listed(changes: Changes) -> str:
     return ", ".join(f"{name} from {before!r} to {now!r}" for name, (before, now) in sorted(changes.items()))
-
-
-def _flat(values: dict[str, Any], prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat

@@ -398,9 +398,9 @@ def config_show(
 
 @config_app.command("schema")
 def config_schema() -> None:
-    """Print the JSON Schema of configuration files, for editors."""
+    """Print the JSON Schema of configuration files, for editors: as schema.json beside a file it is found."""
     import json
 
-    from pytorch_dl.config import Config
+    from pytorch_dl.config.schema import json_schema
 
-    typer.echo(json.dumps(Config.model_json_schema(), indent=2))
+    typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))

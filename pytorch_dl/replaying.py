@@ -18,12 +18,12 @@ from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.errors import CheckpointError, ConfigError, Interrupted
 from pytorch_dl.files import damage, read_json, sha256
 from pytorch_dl.prepare import prepare
-from pytorch_dl.samples import decoder
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.diagnosis import Failure, kept
 from pytorch_dl.training.metrics import METRICS
 from pytorch_dl.training.run_folder import RunFolder, environment
 from pytorch_dl.training.trainer import create_trainer
+from pytorch_dl.validating import decoder
 
 Say = Callable[[str], None]
 

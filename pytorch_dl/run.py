@@ -31,7 +31,6 @@ from pytorch_dl.files import RunLock, new_folder, remove_leftovers, write_json
 from pytorch_dl.prepare import new_tokenizers, prepare, require_same_texts, text_states
 from pytorch_dl.process import keep_freed_memory
 from pytorch_dl.reporting.page import write_page
-from pytorch_dl.samples import decoder
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.largest_batch import resolve
 from pytorch_dl.training.peers import ALONE, Peers, joined, was_restarted
@@ -41,6 +40,7 @@ from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.training.sharding import gathered
 from pytorch_dl.training.train_state import TrainState
 from pytorch_dl.training.trainer import create_trainer
+from pytorch_dl.validating import decoder
 from pytorch_dl.weights_from import OtherModel, are_due, keep, take_kept
 
 Say = Callable[[str], None]
@@ -194,7 +194,8 @@ def train(
         val = data.val_dataloader()
         if val is None:
             progress.say("no validation text: the last weights are kept; --split N holds N pairs out to validate on")
-        decode = decoder(data, config.training) if config.training.eval_decode else None
+        pictures = config.logging.tensorboard or config.logging.wandb
+        decode = decoder(data, config.training, pictures=pictures) if config.training.eval_decode else None
         trainer = create_trainer(
             model=model,
             train_dataloader=batches,

@@ -18,7 +18,7 @@ from tiny_runs import ROOT, TINY, write_tsv
 from pytorch_dl.entry import execute
 
 VARIANTS = [
-    ["logging.tensorboard=true"],
+    ["logging.tensorboard=true", "training.eval_decode=5"],
     ["data.tokenizer_name=bpe", "data.layout=padded", "training.ema_decay=0.9"],
     ["data.tokenizer_name=unigram", "data.shared_vocabulary=false", "model.tie_embeddings=none"],
     ["data.tokenizer_name=byte", "optimizer.name=sgd", "model.positions=learned", "model.norm_type=layernorm"],

@@ -3,7 +3,7 @@
 Imports point down only, and folders of one layer do not import each other:
 
     L4  entry __main__ cli options arguments failures commands evaluating translating exporting serving resumable run
-        changes prepare samples weights_from demo verifying replaying reporting doctor estimation comparing lightning
+        validating changes prepare weights_from demo verifying replaying reporting doctor estimation comparing lightning
         benchmark examples scripts
     L3  translator above evaluation experiments export building
     L2  training generation scoring
@@ -31,7 +31,7 @@ LAYERS = [
     {
         *("entry", "__main__", "cli", "options", "arguments", "failures", "commands", "translating", "evaluating"),
         *("exporting", "serving", "run", "changes", "prepare", "demo", "verifying", "replaying", "doctor", "resumable"),
-        *("samples", "weights_from", "lightning"),
+        *("validating", "weights_from", "lightning"),
         *("reporting", "estimation", "comparing", "benchmark", "examples", "scripts"),
     },
 ]

@@ -20,6 +20,10 @@ from pytorch_dl.config.reader import NULLS, plain_scalar, read_file, read_text
 from pytorch_dl.errors import ConfigError
 
 Where = Callable[[str], str]  # field, such as model.d_model -> the place that set it
+_FOR_EDITORS = (
+    "# yaml-language-server: $schema=schema.json",
+    "# An editor completes and checks this file by the schema beside it: pytorch-dl config schema > schema.json",
+)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -90,8 +94,8 @@ def to_yaml(config: Config) -> str:
 
 
 def to_described_yaml(config: Config) -> str:
-    """Write the same as `to_yaml`, with a line above each setting that says what it is."""
-    lines = []
+    """Write the same as `to_yaml`, with a line above each setting that says what it is, and one for editors."""
+    lines = [*_FOR_EDITORS]
     for name in Config.model_fields:
         section: Section = getattr(config, name)
         lines += [f"{name}:  # {type(section).__doc__}"]
@@ -104,6 +108,15 @@ def to_described_yaml(config: Config) -> str:
 def to_json(config: Config) -> str:
     """Write every setting as JSON that `load_config` reads back to an equal config."""
     return json.dumps(config.model_dump(), indent=2, ensure_ascii=False)
+
+
+def flat(tree: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
+    """The settings of sections within sections by their dotted names, such as model.d_model."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        inner = isinstance(value, Mapping)
+        found |= flat(value, prefix=f"{prefix}{name}.") if inner else {prefix + name: value}
+    return found
 
 
 def nearest(name: str, names: Iterable[str], *, prefix: str = "") -> str:

@@ -5,7 +5,13 @@ from decimal import Decimal
 
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 _SECONDS = {"": 1, "s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
-_NUMBER = re.compile(r"\s*([0-9][0-9_]{0,24}(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*")
+_DIGITS = r"[0-9][0-9_]{0,24}(?:\.[0-9]+)?"
+_NUMBER = re.compile(rf"\s*({_DIGITS})\s*([a-zA-Z]*)\s*")
+# What of it a schema tells an editor.
+COUNT_PATTERN, SECONDS_PATTERN = (
+    rf"^{_DIGITS} ?({'|'.join(sorted(units) + sorted(unit.upper() for unit in units if unit))})$"
+    for units in (_COUNTS, _SECONDS)
+)
 
 
 def parse_count(value: object) -> object:

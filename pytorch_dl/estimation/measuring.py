@@ -24,13 +24,13 @@ from pytorch_dl.estimation.text import Prepared, Say, TextFigures, step_position
 from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.models.modes import evaluating
 from pytorch_dl.process import keep_freed_memory
-from pytorch_dl.samples import decoder
 from pytorch_dl.training.live_memory import LiveMemory, optimizer_bytes, weight_bytes
 from pytorch_dl.training.metrics import memory_mb
 from pytorch_dl.training.progress import Progress
 from pytorch_dl.training.signals import StopNow
 from pytorch_dl.training.trainer import OptimizedTrainer, create_trainer
 from pytorch_dl.training.validation import validation_nll
+from pytorch_dl.validating import decoder
 
 WARMUP_STEPS, WARMUP_STEPS_OF_SHAPES = 3, 10  # where each shape is met for the first time, steps take longer for longer
 LEAST_STEPS = 2  # that are timed, however long they take

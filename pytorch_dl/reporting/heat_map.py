@@ -10,7 +10,7 @@ MOST_LETTERS = 14
 
 def heat_map(attention: AttentionMap, *, run: str) -> Html:
     """Rows are tokens that were written, columns those of the source; the largest weight has the full colour."""
-    source, target = [[_short(piece) for piece in pieces] for pieces in (attention.source, attention.target)]
+    source, target = [[short_piece(piece) for piece in pieces] for pieces in (attention.source, attention.target)]
     left = 12 + LETTER * max(map(len, target))
     top = 12 + LETTER * max(map(len, source))
     width, height = left + CELL * len(source) + 4, top + CELL * len(target) + 4
@@ -54,6 +54,7 @@ def _seen(piece: str) -> str:
     return piece.replace(" ", "▁")
 
 
-def _short(piece: str) -> str:
+def short_piece(piece: str) -> str:
+    """A token as a map names it."""
     piece = _seen(piece)
     return piece if len(piece) <= MOST_LETTERS else f"{piece[: MOST_LETTERS - 1]}…"

@@ -18,7 +18,7 @@ from pytorch_dl.reporting.answers import Answers, read_answers
 from pytorch_dl.reporting.record_lines import RecordLines, Row, is_number, read_lines
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.metrics import METRICS, SAMPLES, TIMING
-from pytorch_dl.training.progress import Sample
+from pytorch_dl.training.progress import SAMPLE_TEXTS, Sample
 from pytorch_dl.training.run_folder import RunFolder
 
 TEXTS = ("test", "validation")  # what a run may be evaluated on
@@ -126,9 +126,9 @@ def _samples(path: Path) -> list[tuple[int, list[Sample]]]:
 
 
 def _sample(given: object) -> Sample | None:
-    if not isinstance(given, dict) or not all(isinstance(given.get(name), str) for name in Sample._fields):
+    if not isinstance(given, dict) or not all(isinstance(given.get(name), str) for name in SAMPLE_TEXTS):
         return None
-    return Sample(*(given[name] for name in Sample._fields))
+    return Sample(*(given[name] for name in SAMPLE_TEXTS))
 
 
 def _answers(path: Path, evaluation: Mapping[str, Any]) -> Answers | None:

@@ -1,9 +1,10 @@
 """What a person sees while training: one live line at a terminal, a line now and then elsewhere."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, NamedTuple, cast
 
+from PIL.Image import Image
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -11,14 +12,23 @@ from rich.text import Text
 from pytorch_dl.training.stderr import Stderr
 
 QUIET_SECONDS = 60.0
+Draw = Callable[[], Image]
 
 
 class Sample(NamedTuple):
-    """A validation source with its reference and its translation."""
+    """A validation source with its reference and its translation; `draw` shows where the model looked meanwhile."""
 
     src: str
     reference: str
     translation: str
+    draw: Draw | None = None
+
+    def texts(self) -> dict[str, str]:
+        """What is kept of it."""
+        return {"src": self.src, "reference": self.reference, "translation": self.translation}
+
+
+SAMPLE_TEXTS = Sample._fields[:3]
 
 
 class Progress:

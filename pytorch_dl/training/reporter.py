@@ -7,9 +7,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pytorch_dl.config.load import flat
 from pytorch_dl.config.model_config import LoggingConfig
-from pytorch_dl.training.metrics import METRICS, MetricsLog, make_trackers, memory_mb, set_record_aside
-from pytorch_dl.training.progress import Progress, Sample, duration
+from pytorch_dl.training.metrics import METRICS, MetricsLog, memory_mb, set_record_aside
+from pytorch_dl.training.progress import Draw, Progress, Sample, duration
+from pytorch_dl.training.trackers import make_trackers
+from pytorch_dl.training.tracking import Tracker, Trackers
 from pytorch_dl.training.train_state import Sums, TrainState
 
 SAMPLES_SHOWN = 3
@@ -17,25 +20,35 @@ SECONDS_BETWEEN_EPOCHS = 15.0  # of a small text there may be several epochs a s
 
 
 class Reporter:
-    """While entered, records go to `folder`; with no folder they are only shown."""
+    """While entered, records go to `folder`; with no folder they are only shown, and told to the trackers given."""
 
     def __init__(
-        self, folder: Path | None, config: LoggingConfig, progress: Progress, *, settings: Mapping[str, Any]
+        self,
+        folder: Path | None,
+        config: LoggingConfig,
+        progress: Progress,
+        *,
+        settings: Mapping[str, Any],
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         self.folder, self.config, self.progress, self.settings = folder, config, progress, settings
+        self.trackers = trackers  # beside those of the configuration
         self._log: MetricsLog | None = None
+        self._tracked: Trackers | None = None
         self._since = time.monotonic()
         self._tokens = 0
         self._epoch_told = -SECONDS_BETWEEN_EPOCHS
 
     def open(self, state: TrainState) -> Self:
         """Open the files, cut back to where they were at the state's checkpoint."""
+        trackers = list(self.trackers)
         if self.folder:
             if state.step == 0 and (aside := set_record_aside(self.folder)):
                 self.say(f"the record of an earlier training is kept as {aside}")
             self._warn_if_cut_short(self.folder / METRICS, state)
-            trackers = make_trackers(self.config, self.folder, first_step=state.step + 1, settings=self.settings)
-            self._log = MetricsLog(self.folder, trackers, position=state.metrics_position)
+            trackers = [*make_trackers(self.config, self.folder), *trackers]
+            self._log = MetricsLog(self.folder, position=state.metrics_position)
+        self._tracked = Trackers(trackers, flat(self.settings), first_step=state.step + 1)
         return self
 
     def _warn_if_cut_short(self, record: Path, state: TrainState) -> None:
@@ -48,8 +61,7 @@ class Reporter:
 
     def go_back(self, state: TrainState) -> None:
         """Cut the files back to where they were at the state's checkpoint, while training goes on."""
-        if self._log:
-            self._log.close()
+        self._close()
         self.open(state)
 
     def __enter__(self) -> Self:
@@ -61,9 +73,7 @@ class Reporter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.__exit__(kind, error, trace)
-        if self._log:
-            self._log.close()
-        self._log = None
+        self._close()
 
     def position(self, state: TrainState) -> int:
         """Bytes of metrics.jsonl, which are on the disk when this returns; while closed, those that the state tells."""
@@ -100,9 +110,10 @@ class Reporter:
             "tgt_tokens": window.tgt_tokens,
         }
         self._write(state.step, "train", values)
+        timing = {"seconds": state.seconds, "tokens_per_second": speed, **memory_mb(), "efficiency": window.efficiency}
         if self._log:
-            machine = {"seconds": state.seconds, "tokens_per_second": speed, **memory_mb()}
-            self._log.write_timing(state.step, {**machine, "efficiency": window.efficiency})
+            self._log.write_timing(state.step, timing)
+        self._track(state.step, "system", timing)
         self._since, self._tokens = time.monotonic(), 0
 
     def epoch(self, state: TrainState, sums: Sums, *, total_steps: int, ending: str) -> None:
@@ -129,14 +140,31 @@ class Reporter:
         self.say(f"step {state.step:,}: {scores}{', the best so far' if best else ''}")
         self.progress.samples(samples[:SAMPLES_SHOWN])
         if self._log and samples:
-            self._log.write_samples(state.step, [sample._asdict() for sample in samples])
-            text = "\n\n".join(f"{s.src}  \n{s.reference}  \n{s.translation}" for s in samples[:SAMPLES_SHOWN])
-            self._log.text(state.step, "samples", text)
+            self._log.write_samples(state.step, [sample.texts() for sample in samples])
+        if self._tracked and samples:
+            self._tracked.log(state.step, _shown(samples[:SAMPLES_SHOWN]))
         self._since, self._tokens = time.monotonic(), 0
 
     def _write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
         if self._log:
             self._log.write(step, kind, values)
+        self._track(step, kind, values)
+
+    def _track(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        if self._tracked:
+            self._tracked.log(step, {f"{kind}/{n}": float(v) for n, v in values.items() if isinstance(v, int | float)})
+
+    def _close(self) -> None:
+        if self._tracked:
+            self._tracked.close()
+        self._log = self._tracked = None
+
+
+def _shown(samples: Sequence[Sample]) -> dict[str, str | Draw]:
+    """What trackers get of samples: a text, and pictures, which they draw."""
+    text = "\n\n".join(f"{s.src}  \n{s.reference}  \n{s.translation}" for s in samples)
+    drawn = {f"attention/{number}": s.draw for number, s in enumerate(samples, 1) if s.draw}
+    return {"samples": text, **drawn}
 
 
 def _losses(sums: Sums) -> dict[str, float]:

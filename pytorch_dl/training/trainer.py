@@ -43,6 +43,7 @@ from pytorch_dl.training.signals import StopNow, StopRequest
 from pytorch_dl.training.spikes import LossSpike, SpikeWatch
 from pytorch_dl.training.step import Passes, Reading, begin_step
 from pytorch_dl.training.step_parts import DATA, Watch, part, unwatched
+from pytorch_dl.training.tracking import Tracker
 from pytorch_dl.training.train_state import Sums, TrainState
 from pytorch_dl.training.update import Schedule, WeightUpdate
 from pytorch_dl.training.validation import Decode, validate
@@ -62,8 +63,8 @@ class OptimizedTrainer:
     then not quite the same.
 
     `schedule` maps (step, total steps) to a factor of the optimizer's learning rate; None leaves it as it is. `decode`
-    translates at each validation; trackers are told the `hyperparameters`. Without `checkpoint_dir` nothing is saved,
-    without `log_dir` nothing is written down.
+    translates at each validation; trackers, your own `trackers` among them, are told the `hyperparameters`. Without
+    `checkpoint_dir` nothing is saved, without `log_dir` nothing is written down.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class OptimizedTrainer:
         hyperparameters: Mapping[str, Any] | None = None,
         peers: Peers | None = None,
         shard: bool = False,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         given = {"mixed_precision": mixed_precision, "gradient_accumulation_steps": gradient_accumulation_steps}
         given = {name: value for name, value in given.items() if value is not None}
@@ -118,6 +120,7 @@ class OptimizedTrainer:
             logging or LoggingConfig(),
             progress or Progress(),
             settings=hyperparameters or {"training": self.settings.model_dump()},
+            trackers=trackers if self.peers.is_first else (),
         )
         self._spikes = SpikeWatch(self.settings.undo_loss_spikes)
         self._stop = StopRequest()
@@ -489,6 +492,7 @@ def create_trainer(
     decode: Decode | None = None,
     progress: Progress | None = None,
     peers: Peers | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> OptimizedTrainer:
     """Build optimizer, schedule and trainer from a config; checkpoints and metrics go into `run_dir`, None: nowhere."""
     wanted = getattr(train_dataloader, "vocab_sizes", None)
@@ -513,4 +517,5 @@ def create_trainer(
         hyperparameters=config.model_dump(),
         peers=peers,
         shard=config.system.shard,
+        trackers=trackers,
     )

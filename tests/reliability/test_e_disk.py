@@ -19,7 +19,7 @@ from pytorch_dl.doctor.faults import Call, announced
 from pytorch_dl.errors import ResourceError
 from pytorch_dl.files import damage
 from pytorch_dl.training import checkpoint as ckpt
-from pytorch_dl.training import metrics
+from pytorch_dl.training import tracking
 from pytorch_dl.training.metrics import METRICS
 from pytorch_dl.training.trainer import OptimizedTrainer
 
@@ -127,32 +127,36 @@ def test_e1_it_warns_before(disk, memory):
 
 
 class Tracker:
-    """One that raises, or hangs, at its third call."""
+    """One that raises, or hangs, when it begins, at its third call, or at its end."""
 
     def __init__(self, how: str) -> None:
         self.how, self.calls = how, 0
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
+    def begin(self, settings: Mapping[str, object], *, first_step: int) -> None:
+        if self.how == "raises at once":
+            raise ConnectionError("no network")
+        if self.how == "hangs at once":
+            time.sleep(60)
+
+    def log(self, step: int, values: Mapping[str, tracking.Value]) -> None:
         self.calls += 1
         if self.calls >= 3 and self.how == "raises":
             raise OSError(errno.ENOSPC, "No space left on device")
         if self.calls >= 3 and self.how == "hangs":
             time.sleep(60)
 
-    def text(self, step: int, name: str, text: str) -> None: ...
-
     def close(self) -> None:
         if self.how == "hangs at its end":
             time.sleep(60)
 
 
-@pytest.mark.parametrize("how", ["raises", "hangs", "hangs at its end"])
+@pytest.mark.parametrize("how", ["raises at once", "raises", "hangs at once", "hangs", "hangs at its end"])
 def test_e2_a_tracker(how, memory, monkeypatch):
     """Training is as without it, and one warning tells of it."""
     expected = straight(**SETTINGS)
-    monkeypatch.setattr("pytorch_dl.training.reporter.make_trackers", lambda *args, **options: [Tracker(how)])
-    monkeypatch.setattr(metrics, "CALLS_WAITING", 8)
-    monkeypatch.setattr(metrics, "CLOSING_SECONDS", 0.2)
+    monkeypatch.setattr("pytorch_dl.training.reporter.make_trackers", lambda *args: [Tracker(how)])
+    monkeypatch.setattr(tracking, "CALLS_WAITING", 8)
+    monkeypatch.setattr(tracking, "CLOSING_SECONDS", 0.2)
     started = time.monotonic()
     with pytest.warns(UserWarning, match="Tracker failed and is switched off: ") as caught:
         assert trained(make(memory / "run", **SETTINGS)) == expected

@@ -16,8 +16,9 @@ SECRETS = {
     "https_proxy": "http://someone:s3cr3t-of-the-proxy@proxy.example:3128",
     "MY_PASSWORD": "correct-horse-battery-staple",
 }
+TRACKED = ["logging.tensorboard=true", "training.eval_decode=5"]
 COMMANDS = [
-    ["run", "--src", "text.tsv", "--split", "12", "--out", "run", "--beam", "2", *TINY, "logging.tensorboard=true"],
+    ["run", "--src", "text.tsv", "--split", "12", "--out", "run", "--beam", "2", *TINY, *TRACKED],
     ["resume", "run"],
     ["translate", "run", "lines.txt", "--out", "out.txt"],
     ["evaluate", "run", "--src", "text.tsv", "--save", "saved.txt"],

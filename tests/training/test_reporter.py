@@ -81,7 +81,7 @@ def test_an_epoch_and_a_validation(tmp_path: Path) -> None:
         reporter.validation(state, {"val_loss": 1.5}, [], best=False)
     epoch, first, second = records(tmp_path)
     (kept,) = (json.loads(line) for line in (tmp_path / SAMPLES).read_text().splitlines())
-    assert kept == {"step": 1234, "samples": [sample._asdict() for sample in samples]}
+    assert kept == {"step": 1234, "samples": [sample.texts() for sample in samples]}
     assert (epoch["kind"], epoch["epoch"], epoch["steps"], epoch["efficiency"]) == ("epoch", 3, 2, 0.5)
     assert first == {"step": 1234, "kind": "validation", "val_loss": 1.5, "exact_match": 20.0, "best": True}
     assert second["best"] is False

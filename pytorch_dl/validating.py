@@ -1,6 +1,7 @@
-"""What a training translates at each validation: the first pairs, for scores and for samples to look at."""
+"""What a validation translates while training: scores of some pairs, and samples with pictures for trackers."""
 
 from collections.abc import Callable
+from itertools import islice, zip_longest
 
 from pytorch_dl.config.model_config import TrainingConfig
 from pytorch_dl.dataset.efficient_dataloader import DataModule
@@ -8,15 +9,19 @@ from pytorch_dl.errors import ConfigError
 from pytorch_dl.evaluation.metrics import bleu, chrf, exact_match, has_four_grams
 from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from pytorch_dl.reporting.attention_picture import attention_pictures
 from pytorch_dl.training.progress import Sample
 from pytorch_dl.training.validation import Decode, Decoded
 from pytorch_dl.translator import Translator
 
 SAMPLES = 5
+PICTURES = 3  # of the first samples
 GREEDY = SearchSettings(beam_size=1, scored=False)
 
 
-def decoder(data: DataModule, training: TrainingConfig, settings: SearchSettings = GREEDY) -> Decode | None:
+def decoder(
+    data: DataModule, training: TrainingConfig, settings: SearchSettings = GREEDY, *, pictures: bool = False
+) -> Decode | None:
     """Translation of the first validation pairs, for the scores and samples of each validation."""
     store, tokenizers = data.val_store, data.tokenizers
     if store is None:
@@ -39,7 +44,8 @@ def decoder(data: DataModule, training: TrainingConfig, settings: SearchSettings
         found = translator.hypotheses(sources, settings, progress=lambda _: poll())
         texts = [best[0].text for best in found]
         scores = {name: metric(texts, references).value for name, metric in metrics.items()}
-        samples = [Sample(*sample) for sample in zip(sources, references, texts, strict=True)]
-        return Decoded(scores, samples[:SAMPLES])
+        drawn = attention_pictures(translator, sources[:PICTURES], texts[:PICTURES]) if pictures else []
+        samples = islice(zip_longest(sources, references, texts, drawn), SAMPLES)
+        return Decoded(scores, [Sample(*sample) for sample in samples])
 
     return decode
