@@ -143,9 +143,9 @@ MUTANTS = {
     ),
     "best": Mutant(
         "rotation deletes the best checkpoint once it is old",
-        "pytorch_dl/training/checkpoint.py",
-        {", folder / name_of(protected)}": "}"},
-        "tests/training/test_checkpoint.py::TestRotation",
+        "pytorch_dl/training/rotation.py",
+        {"        *(folder / name_of(step) for step in protected),\n": ""},
+        "tests/training/test_rotation.py::TestRotation",
         r"assert \[4, 3\] == \[4, 3, 1\]",
     ),
     "copy": Mutant(

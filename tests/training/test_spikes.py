@@ -163,11 +163,11 @@ class TestTraining:
         assert "back to step" in said(again)
         assert outcome(again, tmp_path / "killed") == outcome(unbroken, tmp_path / "unbroken")
 
-    @pytest.mark.parametrize("saved", [{}, {"save_every": None}, {"save_every": 3, "eval_every": 5}], ids=str)
+    @pytest.mark.parametrize("saved", [{}, {"save_every": None}, {"save_every": 7, "eval_every": 5}], ids=str)
     def test_a_stop_changes_nothing(
         self, saved: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Neither one after any step nor several, whose checkpoints push out older ones."""
+        """Neither one nor several, whose checkpoints would push out that of step 7, which is not the best one."""
         unbroken = leaping(tmp_path / "unbroken", monkeypatch, **saved)
         leap = len(unbroken.train_dataloader) + LEAP + 1  # type: ignore[arg-type]
         unbroken.train()
@@ -178,6 +178,12 @@ class TestTraining:
             folder = tmp_path / str(number)
             trainer = stopped(folder, monkeypatch, after=after, **saved)
             assert outcome(trainer, folder) == expected, f"stopped after {[*after]}"
+
+    def test_a_stop_is_no_place_to_return_to(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Before the first checkpoint that is due, nothing is undone, with stops or without."""
+        trainer = stopped(tmp_path, monkeypatch, after=range(1, LEAP + 1), in_epoch=0, save_every=None)
+        assert "back to step" not in said(trainer)
+        assert trainer.state.step == 3 * len(trainer.train_dataloader)  # type: ignore[arg-type]
 
     def test_what_comes_after_the_place_of_return_is_gone(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
