@@ -1,9 +1,9 @@
-# make demo, make test: from nothing; a second call installs nothing.
+# make demo, make test, make docs: from nothing; a second call installs nothing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow reliability properties check clean
+.PHONY: demo test test-slow reliability properties check docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/pytorch-dl demo
@@ -29,6 +29,10 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The site, into site/; a warning is an error.
+docs: $(VENV)/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 # torch comes first and alone: whatever depends on it then finds the pinned build in place.
 $(VENV)/torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -44,4 +48,4 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) site

@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases, read back by their own readers; one of the README."""
+"""TensorBoard and Weights & Biases, read back by their own readers; one of the documentation."""
 
 import json
 import os
@@ -252,9 +252,9 @@ class TestWandB:
         assert {run["exit_code"] for run in (first, second)} == {0}
 
 
-def test_the_tracker_of_the_readme_is_ten_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tracker_of_the_documentation_is_ten_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And it tells MLflow the settings and each number."""
-    before, _, rest = (ROOT / "README.md").read_text("utf-8").partition("import mlflow\n")
+    before, _, rest = (ROOT / "docs/api.md").read_text("utf-8").partition("import mlflow\n")
     text = "import mlflow\n" + rest.partition("```")[0]
     assert before.rstrip().endswith("```python")
     told: list[Any] = []
@@ -266,7 +266,7 @@ def test_the_tracker_of_the_readme_is_ten_lines(tmp_path: Path, monkeypatch: pyt
     )
     monkeypatch.setitem(sys.modules, "mlflow", fake)
     names: dict[str, Any] = {}
-    exec(compile(text, "README.md", "exec"), names)
+    exec(compile(text, "api.md", "exec"), names)
     assert len([line for line in text.splitlines() if line.strip()]) <= 10
     tracker: Tracker = names["MLflow"]()
     trainer = tiny_trainer(settings={"max_steps": 2, "eval_every": 2}, decode=decoded, trackers=[tracker])

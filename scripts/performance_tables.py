@@ -1,0 +1,62 @@
+"""What each optimisation brings and costs: Markdown tables, made from `benchmark/results/ladder.json`."""
+
+import statistics
+from typing import Any
+
+from benchmark.readme import result, rounded
+from benchmark.rungs.plot import median_ratio
+
+WITHOUT, WITH = "whole without ", "whole with "
+Rung = dict[str, Any]
+
+
+def ladder() -> list[str]:
+    """The rungs from the plain Transformer to the whole, each with all those above it."""
+    rungs = [rung for rung in _rungs() if not rung["name"].startswith((WITHOUT, WITH))]
+    lines = ["| switched on, one after another | tokens a second | × plain | activations, MB |", "|---|---:|---:|---:|"]
+    for rung in rungs:
+        speed = rounded(statistics.median(rung["tokens_per_s"]))
+        lines.append(f"| {rung['name']} | {speed} | {_ratio(rung, rungs[0]):.1f} | {_memory(rung)} |")
+    return lines
+
+
+def taken_away() -> list[str]:
+    """What is lost without each, from the largest loss."""
+    whole = _whole()
+    lines = ["| the whole without | speed that is lost | activations, MB |", "|---|---:|---:|"]
+    lines.append(f"| nothing | | {_memory(whole)} |")
+    without = [rung for rung in _rungs() if rung["name"].startswith(WITHOUT)]
+    for rung in sorted(without, key=lambda rung: _ratio(rung, whole)):
+        lost = 1 - _ratio(rung, whole)
+        shown = f"{lost:.0%}" if lost > 0 else "none"
+        lines.append(f"| {rung['name'].removeprefix(WITHOUT)} | {shown} | {_memory(rung)} |")
+    return lines
+
+
+def variations() -> list[str]:
+    """Other parts in the whole."""
+    whole = _whole()
+    lines = ["| the whole with | speed, × the whole | activations, MB |", "|---|---:|---:|"]
+    return lines + [
+        f"| {rung['name'].removeprefix(WITH)} | {_ratio(rung, whole):.2f} | {_memory(rung)} |"
+        for rung in _rungs()
+        if rung["name"].startswith(WITH)
+    ]
+
+
+def _rungs() -> list[Rung]:
+    found: list[Rung] = result("ladder")["rungs"]
+    return found
+
+
+def _whole() -> Rung:
+    """All that is switched on: the last one of the ladder itself."""
+    return next(rung for rung in reversed(_rungs()) if rung["name"].startswith("+"))
+
+
+def _ratio(rung: Rung, other: Rung) -> float:
+    return median_ratio(rung["tokens_per_s"], other["tokens_per_s"])
+
+
+def _memory(rung: Rung) -> str:
+    return f"{rung['activations_mb']:,.0f}"

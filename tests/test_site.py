@@ -1,0 +1,198 @@
+"""The documentation site: its links, what is generated for it, and that it is built whole without a network."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from pages import LINK, PAGES, ROOT, SPAN, running_text
+from tiny_runs import environment
+
+from benchmark.measuring.machine import RESULTS
+from pytorch_dl.cli import app
+from pytorch_dl.config import Config
+from scripts import command_reference, performance_tables, settings_reference
+from scripts.site_hooks import MADE, MARK, on_page_markdown
+
+HEADING = re.compile(r"^#+ +(?P<title>.+)$", re.MULTILINE)
+NOWHERE = "http://127.0.0.1:9"  # no proxy listens there: who asks one for the network fails
+has_mkdocs = all(importlib.util.find_spec(name) for name in ("mkdocs", "material", "mkdocstrings"))
+
+
+@pytest.mark.skipif(not has_mkdocs, reason="the site is built where its tools are: pip install '.[docs]'")
+def test_is_built_without_a_warning_and_asks_for_nothing_from_elsewhere(tmp_path: Path) -> None:
+    proxies = {
+        name: NOWHERE for kind in ("http", "https", "all") for name in (f"{kind}_proxy", f"{kind}_PROXY".upper())
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        env={**environment(), **proxies, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not re.search(r"^WARNING", done.stderr, re.MULTILINE)
+    pages = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.html")}
+    assert pages.keys() >= {"index.html", *(f"{page.stem}.html" for page in PAGES if page.parent == ROOT / "docs")}
+    for text in pages.values():
+        assert loaded_from_elsewhere(text) == []
+        assert not MARK.search(text)
+    for style in tmp_path.rglob("*.css"):
+        assert not re.search(r"(url\(|@import)[\s'\"]*(https?:)?//", style.read_text())
+    assert 'id="pytorch_dl.models.optimized_transformer.OptimizedTransformer"' in pages["api.html"]
+    assert "training.learning_rate" in pages["configuration.html"]
+    assert "pytorch-dl translate RUN" in pages["commands.html"]
+
+
+class _Loaded(HTMLParser):
+    """Addresses that a browser asks for while it shows a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = dict(attributes)
+        address = given.get("src") or (given.get("href") if tag == "link" and given.get("rel") != "canonical" else None)
+        self.found += [address] if address else []
+
+
+def loaded_from_elsewhere(text: str) -> list[str]:
+    """Those of other machines, in a page of HTML."""
+    reader = _Loaded()
+    reader.feed(text)
+    return [address for address in reader.found if re.match(r"([a-z]+:)?//", address)]
+
+
+def test_what_is_loaded_from_elsewhere_is_found() -> None:
+    page = '<a href="https://a.b"></a><script src="//c.d/e.js"></script><link rel="stylesheet" href="https://f/g.css">'
+    assert loaded_from_elsewhere(f'{page}<link rel="icon" href="h.svg"><img src="i.png">') == [
+        "//c.d/e.js",
+        "https://f/g.css",
+    ]
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    text = re.sub(r"^ *(emoji_\w+|format): .*$", "", (ROOT / "mkdocs.yml").read_text(), flags=re.MULTILINE)
+    found = json.dumps(yaml.safe_load(text)["nav"])
+    assert sorted(re.findall(r'"([\w-]+\.md)"', found)) == sorted(p.name for p in PAGES if p.parent == ROOT / "docs")
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page, as the site makes them of its headings."""
+    made = on_page_markdown(running_text(page))
+    titles = (found["title"] for found in HEADING.finditer(made))
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower()) for title in titles}
+
+
+def dead_links(page: Path) -> list[str]:
+    """Links to files and headings that are not there; those to other machines are not followed."""
+    dead = []
+    for to in (found["to"] for found in LINK.finditer(SPAN.sub("", running_text(page)))):
+        path, _, anchor = to.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not to.startswith(("http://", "https://")) and (
+            not target.exists() or (anchor and anchor not in headings(target))
+        ):
+            dead.append(to)
+    return dead
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert dead_links(page) == []
+
+
+def test_there_are_links() -> None:
+    links = [found["to"] for page in PAGES for found in LINK.finditer(SPAN.sub("", running_text(page)))]
+    assert sum(not to.startswith("http") for to in links) >= 40
+    assert sum("#" in to for to in links) >= 5
+
+
+def test_dead_links_are_found(tmp_path: Path) -> None:
+    (tmp_path / "there.md").write_text("# The `first`, and more\n\n```text\n# no heading\n```\n")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "[a](there.md) [a](there.md#the-first-and-more) [a](https://x.y)\n"
+        "[b](gone.md) [c](there.md#no-heading) [d](#e)\n"
+        "`[code](gone.md)`\n"
+    )
+    assert dead_links(page) == ["gone.md", "there.md#no-heading", "#e"]
+
+
+def test_every_mark_is_known_and_every_generator_used() -> None:
+    marks = [found["name"] for page in PAGES for found in MARK.finditer(page.read_text())]
+    assert sorted(marks) == sorted(MADE)
+
+
+def test_the_settings_are_all_there_with_default_and_meaning() -> None:
+    made = settings_reference.settings()
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        assert f"## {name}" in made
+        for key, setting in section.model_fields.items():
+            row = next(line for line in made if line.startswith(f"| `{name}.{key}` |"))
+            assert str(setting.description) in row
+            if isinstance(setting.default, str):
+                assert f"| `{setting.default}` |" in row
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("model.d_model", "a whole number from 1"),
+        ("model.dropout", "a number from 0 below 1"),
+        ("model.activation", "`relu`, `gelu`, `swiglu`, `geglu`"),
+        ("data.max_tokens_per_batch", "a whole number from 1 or `auto`"),
+        ("training.mixed_precision", "`true`, `false` or `bf16`, `fp16`"),
+        ("training.time_limit", "a number above 0"),
+        ("data.corpora", "a list, see below"),
+        ("logging.tensorboard", "`true`, `false`"),
+    ],
+)
+def test_what_a_setting_may_be(name: str, words: str) -> None:
+    row = next(line for line in settings_reference.settings() if line.startswith(f"| `{name}` |"))
+    assert row.split(" | ")[2] == words
+
+
+def test_the_commands_are_all_there_with_their_options() -> None:
+    made = "\n".join(command_reference.commands())
+    parts = dict(re.findall(r"^## ([a-z ]+)$(.*?)(?=^## |\Z)", made, re.MULTILINE | re.DOTALL))
+    todo = list(typer.main.get_command(app).commands.items())
+    while todo:
+        name, command = todo.pop()
+        if hasattr(command, "commands"):
+            todo += [(f"{name} {inner}", found) for inner, found in command.commands.items()]
+            continue
+        part = parts.pop(name)
+        for param in command.params:
+            if param.name != "help":
+                word = param.opts[-1] if param.param_type_name == "option" else (param.metavar or param.name.upper())
+                assert word.replace("|", "\\|") in part, f"{name} {word}"
+                assert (param.help or "").replace("|", "\\|") in part
+    assert parts == {}
+
+
+def test_the_ladder_is_that_of_the_result_file() -> None:
+    rungs = {rung["name"]: rung for rung in json.loads((RESULTS / "ladder.json").read_bytes())["rungs"]}
+    speeds = [row.split("|") for row in (RESULTS / "ladder.md").read_text().splitlines()[2:]]
+    whole = {row[1].strip(): float(row[4]) for row in speeds}  # × whole, as the measurement itself wrote it
+    for line in performance_tables.taken_away()[3:]:
+        name, lost, _ = (cell.strip() for cell in line.strip("|").split("|"))
+        share = 1 - whole.pop(f"whole without {name}")
+        assert abs((0 if lost == "none" else int(lost.rstrip("%")) / 100) - max(0, share)) <= 0.011
+    for line in performance_tables.variations()[2:]:
+        name, speed, memory = (cell.strip() for cell in line.strip("|").split("|"))
+        assert abs(float(speed) - whole.pop(f"whole with {name}")) <= 0.005
+        assert int(memory) == round(rungs[f"whole with {name}"]["activations_mb"])
+    for line in performance_tables.ladder()[2:]:
+        name, *_ = (cell.strip() for cell in line.strip("|").split("|"))
+        del whole[name]
+    assert whole == {}
