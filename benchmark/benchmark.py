@@ -2,8 +2,9 @@
 
 Side by side and by turns, each in a process of its own, what contenders/ holds: a plain Transformer of 2017
 (baseline.py), tuned loops around others' models (peers.py) and Hugging Face's trainer (hf_trainer.py), as far as they
-are installed, and this project (ours.py); of the same size, on the same text, with as many pairs a step. Answers the
-specification's four claims as well. Prints tables; writes NAME.json, NAME.md and NAME.png.
+are installed, and this project (ours.py), also where it computes activations again; of the same size, on the same text,
+with as many pairs a step. Answers the specification's four claims as well. Prints tables; writes NAME.json, NAME.md and
+NAME.png.
 """
 
 import argparse
@@ -28,8 +29,8 @@ from benchmark.measuring.machine import machine
 from benchmark.race.by_turns import CLAIMED, Amount, Figures, measure
 from benchmark.race.contender import Contender, save
 from benchmark.race.measures import TURN_STEPS
-from benchmark.race.report import claims_of, table, trainers_of, trainers_table, write_plot
-from benchmark.race.workload import DATES, Workload, configuration, find_text, prepare, text_settings
+from benchmark.race.report import again_lines, claims_of, table, trainers_of, trainers_table, write_plot
+from benchmark.race.workload import DATES, OURS, Workload, configuration, find_text, prepare, text_settings
 from pytorch_dl.config import Config, get_config
 from pytorch_dl.config.templates import TEMPLATES
 from pytorch_dl.dataset.efficient_dataloader import texts_of
@@ -137,7 +138,7 @@ def contenders(*, only_claims: bool) -> list[str]:
     if only_claims:
         return list(CLAIMED)
     trainer = ["hf-trainer"] if all(map(importlib.util.find_spec, ("transformers", "accelerate"))) else []
-    return ["baseline", *trainer, *found_peers(), "ours"]
+    return ["baseline", *trainer, *found_peers(), *OURS]
 
 
 def _compared(work: Workload, figures: Figures, text: str, size: str) -> dict[str, Any]:
@@ -203,7 +204,7 @@ def _other_lines(figures: Figures) -> list[str]:
     ]
     for name, resident in figures.resident.items():
         lines.append(f"  {name}: {resident.peak_mb:,.0f} MB, {resident.by_training_mb:,.0f} MB with the steps")
-    return lines
+    return [*lines, *again_lines(figures)]
 
 
 if __name__ == "__main__":

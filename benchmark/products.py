@@ -1,8 +1,9 @@
-"""What a training step cannot do without: each of its matrix products alone, and the optimizer alone, beside the step.
+"""Where a training step's time goes, line by line, and what it cannot do without: each matrix product alone.
 
-`python benchmark/products.py [--data FOLDER] [--size T|B]`. A linear layer has three products: its output, and the
-gradients of its input and of its weights. Those of attention, which are small, stay in the rest, with all that is not a
-product. Steps and products by turns, in one process; writes NAME.json and NAME.md.
+`python benchmark/products.py [--data FOLDER] [--size T|B] [system.compile=true]`. The lines are of the step itself, by
+clocks in it, if its layers are compiled and on a CPU. A linear layer has three products: its output, and the gradients
+of its input and of its weights. Those of attention, which are small, are not measured alone. Steps, steps with clocks,
+products and the optimizer by turns, in one process; writes NAME.json and NAME.md.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from benchmark.contenders.ours import OursOnText
 from benchmark.measuring.command_line import positive, say
 from benchmark.measuring.device_time import median_seconds, synchronize
 from benchmark.measuring.machine import RESULTS, machine
+from benchmark.measuring.step_lines import STEP, Line, lines_of
 from benchmark.race.workload import configuration, endless, find_text, prepare, text_settings
 from pytorch_dl.config import Config, get_config
 from pytorch_dl.dataset.batching import Batch
@@ -87,13 +89,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def measured(side: OursOnText, batches: list[Batch], repeats: int) -> dict[str, Any]:
-    """Milliseconds of a step, of its products and of its optimizer; medians over the repeats."""
+    """Milliseconds of a step, of its products, its optimizer and its lines; medians over the repeats."""
     products, trainer = products_of(side.model, batches[0]), side.trainer
     steps, optimizer = [], []
+    lines: list[dict[str, Line]] = []
     alone: dict[Product, list[float]] = {product: [] for product in products}
     for repeat in range(repeats):
         say(f"repeat {repeat + 1} of {repeats}")
         steps.append(statistics.mean(seconds_of(partial(side.step, batch)) for batch in batches))
+        if side.model.is_compiled and trainer.device.type == "cpu":
+            lines.append(lines_of(side.model, [partial(side.step, batch) for batch in batches]))
         for product in products:
             alone[product].append(median_seconds(call_of(product, trainer), side.trainer.device))
         optimizer.append(optimizer_seconds(trainer))
@@ -105,7 +110,14 @@ def measured(side: OursOnText, batches: list[Batch], repeats: int) -> dict[str, 
     step, multiplying = 1e3 * statistics.median(steps), sum(row["ms_a_step"] for row in rows)
     updating = 1e3 * statistics.median(optimizer)
     parts = {"products": multiplying, "optimizer": updating, "rest": step - multiplying - updating}
-    return {"step_ms": step, "parts_ms": parts, "products": rows, "all_steps_s": steps}
+    found = {"step_ms": step, "parts_ms": parts, "products": rows, "all_steps_s": steps}
+    return {**found, "lines": in_the_middle(lines)} if lines else found
+
+
+def in_the_middle(repeats: list[dict[str, Line]]) -> dict[str, Any]:
+    """The lines of the repeat whose steps took the median time: so they add up."""
+    chosen = sorted(repeats, key=lambda lines: lines[STEP].seconds)[len(repeats) // 2]
+    return {name: {"ms": 1e3 * line.seconds, "calls": line.calls} for name, line in chosen.items()}
 
 
 def products_of(model: OptimizedTransformer, batch: Batch) -> Counter[Product]:
@@ -164,6 +176,12 @@ def table(found: dict[str, Any]) -> list[str]:
     lines = [f"| a step of size {found['size']} | ms | share |", "|---|---:|---:|"]
     lines += [f"| {names[name]} | {ms:,.1f} | {ms / step:.0%} |" for name, ms in parts.items()]
     lines += [f"| the step | {step:,.1f} | |", ""]
+    if within := found.get("lines"):
+        whole = within[STEP]["ms"]
+        lines += ["| the same steps from within, with clocks | calls | ms | share |", "|---|---:|---:|---:|"]
+        for name, line in within.items():
+            lines.append(f"| {name} | {line['calls']:,.0f} | {line['ms']:,.1f} | {line['ms'] / whole:.1%} |")
+        lines.append("")
     lines += ["| product | shape | times | ms each | TFLOP/s |", "|---|---|---:|---:|---:|"]
     for row in sorted(found["products"], key=lambda row: -row["ms_a_step"]):
         shape, rate = f"{row['rows']:,} x {row['inner']:,} x {row['columns']:,}", row["flops_per_s"] / 1e12

@@ -14,17 +14,18 @@ from benchmark import benchmark, ladder
 from benchmark.contenders.baseline import PlainTransformer
 from benchmark.contenders.hf_trainer import Clock
 from benchmark.contenders.peers import found_peers
-from benchmark.race.by_turns import CLAIMED
+from benchmark.race.by_turns import CLAIMED, Figures
 from benchmark.race.contender import Contender, save
 from benchmark.race.measures import Epoch, count_epoch, mean_target
-from benchmark.race.report import Claim, table
-from benchmark.race.workload import DATES, Workload, configuration, find_text, fitted, prepare, text_settings
+from benchmark.race.report import Claim, again_lines, table
+from benchmark.race.workload import DATES, OURS, Workload, configuration, find_text, fitted, prepare, text_settings
 from benchmark.rungs.rung import STEPS, Rung, Switches
 from benchmark.rungs.separate import SeparateProjections
 from pytorch_dl.config import Config
 from pytorch_dl.data import dates_file
 from pytorch_dl.dataset.batching import IGNORED_LABEL
 from pytorch_dl.errors import ConfigError, DataError
+from pytorch_dl.training.live_memory import Peak
 
 SETTINGS = [
     *("model.d_model=16", "model.n_heads=2", "model.num_encoder_layers=1", "model.num_decoder_layers=1"),
@@ -114,6 +115,21 @@ def test_efficiency_is_that_of_the_text(results, text, work):
         assert 7 < results["compared"]["sides"][name]["pairs_per_step"] < 9
     assert 40 < efficiency["baseline"]["median"] < 80 < efficiency["ours"]["median"] <= 100
     assert results["compared"]["new_tokens"] == round(sum(len(line) + 1 for line in sides[1]) / PAIRS)
+
+
+def test_what_computing_again_costs_is_told_beside_ours(work):
+    model = {name: work.side(name).model for name in OURS}
+    assert [model[name].use_checkpointing for name in OURS] == [False, False, True]
+    assert [model[name].activation_budget for name in OURS] == [1.0, 0.0, 1.0]
+    assert all(work.loader_of(name) is work.loader for name in OURS)
+    figures = Figures({}, 0)
+    figures.train_tokens_per_s |= {"baseline": [1.0, 1.0], "ours": [6.0, 8.0], "ours-checkpointed": [4.0, 5.0]}
+    for name, activations in (("baseline", 1000), ("ours", 100), ("ours-checkpointed", 60)):
+        figures.memory[name] = [Peak(activations, 0)]
+    assert again_lines(figures) == [
+        "ours-checkpointed: 1.550 (1.50 to 1.60) x the time of ours; activations 0.060 x the baseline's, 0.60 x those "
+        "of ours"
+    ]
 
 
 def test_our_memory_is_less_even_here(results):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from pages import FENCE, PAGES, SPAN, blocks, commands, running_text
+from doc_pages import FENCE, PAGES, SPAN, blocks, commands, running_text
 from tiny_runs import ROOT, pairs, write_tsv
 from warm_shell import WarmShell
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
-from pages import LINK, PAGES, ROOT, SPAN, running_text
+from doc_pages import LINK, PAGES, ROOT, SPAN, running_text
 from tiny_runs import environment
 
 from benchmark.measuring.machine import RESULTS

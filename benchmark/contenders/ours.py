@@ -90,6 +90,8 @@ def described(config: Config, precision: str, *, packed: bool) -> str:
         "projection and loss in chunks",
         f"{config.optimizer.name}, fused",
         "layers compiled" if config.system.compile is True else "not compiled",
+        *(["layers checkpointed"] if model.use_checkpointing else []),
+        *([f"activation_budget {model.activation_budget:g}"] if model.activation_budget < 1 else []),
         "keys and values kept while decoding",
     ]
     return f"pytorch_dl: {', '.join(parts)}"

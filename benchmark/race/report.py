@@ -1,5 +1,6 @@
 """What the measures say: of all trainers, and of the specification's four claims; as tables, JSON and a plot."""
 
+import math
 import statistics
 import textwrap
 from dataclasses import dataclass
@@ -7,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.race.by_turns import CLAIMED, Figures
+from benchmark.race.workload import OURS
+from pytorch_dl.training.live_memory import Peak
 
 TEN_MINUTES = 600.0
-OURS, OTHERS = "#2a78b5", "#9aa5b1"  # colours
+MINE, OTHERS = "#2a78b5", "#9aa5b1"  # colours
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,24 @@ def trainers_table(trainers: list[Trainer]) -> list[str]:
     return lines
 
 
+def again_lines(figures: Figures) -> list[str]:
+    """What it costs and saves to compute activations again: medians of the ratios to ours in the same repeat."""
+    lines = []
+    speeds, least = figures.train_tokens_per_s, {name: _activations(peaks) for name, peaks in figures.memory.items()}
+    for name in speeds.keys() & OURS.keys() - {"ours"}:
+        times = [fast / slow for fast, slow in zip(speeds["ours"], speeds[name], strict=True)]
+        lines.append(
+            f"{name}: {statistics.median(times):.3f} ({min(times):.2f} to {max(times):.2f}) x the time of ours; "
+            f"activations {least[name] / least['baseline']:.3f} x the baseline's, {least[name] / least['ours']:.2f} x "
+            "those of ours"
+        )
+    return sorted(lines)
+
+
+def _activations(peaks: list[Peak]) -> float:
+    return statistics.median(peak.activations for peak in peaks) if peaks else math.nan
+
+
 def rounded(value: float) -> str:
     """A figure in at least three digits."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:,.1f}" if value >= 10 else f"{value:,.2f}"
@@ -185,7 +206,7 @@ def write_plot(path: Path, claims: list[Claim], trainers: list[Trainer], title: 
 
 def _draw_trainers(panels: Any, trainers: list[Trainer]) -> None:
     speed, memory = panels
-    colours = [OURS if trainer.name == "ours" else OTHERS for trainer in trainers]
+    colours = [MINE if trainer.name == "ours" else OTHERS for trainer in trainers]
     speed.barh([trainer.name for trainer in trainers], [trainer.speed for trainer in trainers], color=colours)
     for place, trainer in enumerate(trainers):
         speed.plot(
@@ -195,7 +216,7 @@ def _draw_trainers(panels: Any, trainers: list[Trainer]) -> None:
     measured = [trainer for trainer in trainers if trainer.total_mb is not None and trainer.activations_mb is not None]
     names = [trainer.name for trainer in measured]
     memory.barh(names, [trainer.total_mb for trainer in measured], color=OTHERS, label="all tensors")
-    memory.barh(names, [trainer.activations_mb for trainer in measured], color=OURS, height=0.4, label="activations")
+    memory.barh(names, [trainer.activations_mb for trainer in measured], color=MINE, height=0.4, label="activations")
     memory.set_xlabel("megabytes of live tensors at the peak of a step", fontsize=8)
     memory.legend(fontsize=7, frameon=False)
     for axes in panels:
@@ -206,7 +227,7 @@ def _draw_trainers(panels: Any, trainers: list[Trainer]) -> None:
 def _draw_claim(axes: Any, claim: Claim) -> None:
     met = claim.medians[0] * claim.claimed
     labels = [f"{name}\n{rounded(value)}" for name, value in zip(CLAIMED, claim.medians, strict=True)]
-    axes.bar(labels, claim.medians, color=[OTHERS, OURS], width=0.6)
+    axes.bar(labels, claim.medians, color=[OTHERS, MINE], width=0.6)
     for place, repeats in enumerate((claim.baseline, claim.ours)):
         axes.plot([place] * len(repeats), repeats, "o", color="black", markersize=3, alpha=0.6)
     axes.axhline(met, color="#c0392b", linestyle="--", linewidth=1)

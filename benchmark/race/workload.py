@@ -28,6 +28,11 @@ from pytorch_dl.errors import ConfigError, DataError
 from pytorch_dl.models.compilers import missing_for_compilation
 
 DATES = "the bundled corpus of dates (no other text was found or given)"
+OURS = {  # what is set for each of this project's sides
+    "ours": {},
+    "ours-budget": {"model.activation_budget": 0.0},
+    "ours-checkpointed": {"model.use_checkpointing": True},
+}
 ROUNDS = 4  # of fitting the batch size: pairs in a batch grow nearly in proportion to its tokens
 
 
@@ -44,9 +49,10 @@ class Workload:
     folder: Path  # of the tokenizer, the token store and what else is temporary
 
     def side(self, name: str) -> Side | HuggingFaceTrainer:
-        """A new model and loop: baseline, ours, hf-trainer, or one of the peers."""
-        if name == "ours":
-            return OursOnText(self.config, self.tokenizers, self.loader, run_dir=str(self.folder / "run"))
+        """A new model and loop: baseline, one of ours, hf-trainer, or one of the peers."""
+        if name in OURS:
+            config, run = with_values(self.config, OURS[name]), str(self.folder / "run")
+            return OursOnText(config, self.tokenizers, self.loader, run_dir=run)
         special = self.tokenizers.tgt
         common = {"vocab_size": special.vocab_size, "pad_id": special.pad_id}
         device = choose_device(self.config.system.device)
@@ -59,7 +65,7 @@ class Workload:
 
     def loader_of(self, name: str) -> BatchLoader:
         """The batches that this side is best trained on."""
-        return {"baseline": self.plain, "ours": self.loader}.get(name, self.bucketed)
+        return {"baseline": self.plain, **dict.fromkeys(OURS, self.loader)}.get(name, self.bucketed)
 
 
 def find_text(folder: Path | None) -> Path | None:

@@ -1,5 +1,6 @@
 """What a training will take, before it begins: counted from text and model, measured where something may be run."""
 
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -127,7 +128,7 @@ def _times(config: Config, text: Prepared, figures: TextFigures, found: Measured
     validation = found.validation_loss + found.validation_decoding
     validations = validation_count(config, figures) if text.data.val_store else 0
     training = steps + validations * validation
-    limit = config.training.time_limit or training
+    limit = config.training.time_limit or math.inf
     preparation = text.seconds * figures.one_of
     return Times(
         preparation=preparation,
@@ -140,7 +141,7 @@ def _times(config: Config, text: Prepared, figures: TextFigures, found: Measured
         validations=validations,
         training=min(training, limit),
         total=preparation + found.start + min(training, limit),
-        last_step=min(figures.steps, int(figures.steps * limit / training)),
+        last_step=figures.steps if training <= limit else int(figures.steps * limit / training),
     )
 
 
