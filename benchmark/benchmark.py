@@ -100,7 +100,10 @@ def run(options: argparse.Namespace) -> Path:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(name) / "compiled")  # nothing is compiled already
         with ExitStack() as stack:
             names = contenders(only_claims=options.only_claims)
-            sides = [stack.enter_context(Contender(side, work)) for side in names]
+            sides = []
+            for side in names:  # one after another: what one decides by timing must not depend on the others' start
+                sides.append(stack.enter_context(Contender(side, work)))
+                sides[-1].describe()
             figures = measure(work, sides, amount, say=say)
     size = " ".join([preset or "default model", *options.settings])
     compared = _compared(work, figures, folder.resolve().name if folder else DATES, size)

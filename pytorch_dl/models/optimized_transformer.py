@@ -8,6 +8,7 @@ Shapes: B batch, S source, T target, K beams, d d_model, V vocabulary.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from threading import Thread
 from typing import Any, NamedTuple
 
 import torch
@@ -173,11 +174,14 @@ class OptimizedTransformer(nn.Module):
         """
         from torch._functorch import config
         from torch._inductor import config as inductor
+        from torch._inductor.cpu_vec_isa import pick_vec_isa
 
         on_gpu = self.output.weight.is_cuda
         inductor.deterministic = on_gpu  # kernels chosen by a timing would give a resumed training other bits
         config.aggressive_recomputation = not on_gpu
         config.activation_memory_budget = self.activation_budget
+        if not on_gpu:  # three seconds, in which tracing the layers goes on
+            Thread(target=pick_vec_isa, name="choosing CPU instructions", daemon=True).start()
         for layer in (*self.encoder_layers, *self.decoder_layers):
             self._compiled[layer] = torch.compile(layer)
 

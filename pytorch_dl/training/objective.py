@@ -21,7 +21,11 @@ def dropout_keys(batch: Batch, *, seed: int, step: int) -> tuple[Tensor, Tensor]
 
 def seed_generators(seed: int, step: int, micro_batch: int) -> None:
     """Make what still draws from torch's generators (attention dropout, a user's layer) a function of the step."""
-    torch.manual_seed(mix_number(seed, step, micro_batch))
+    number = mix_number(seed, step, micro_batch)
+    if torch.accelerator.is_available():
+        torch.manual_seed(number)
+    else:  # the same, without a millisecond's notes for devices that are not there
+        torch.default_generator.manual_seed(number)
 
 
 def batch_loss(

@@ -34,14 +34,19 @@ def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractC
 def _bf16_pays() -> bool:
     """Time both formats: a CPU without bfloat16 instructions emulates them, and is a hundred times slower.
 
-    By turns and for a while: what else the machine does for some milliseconds must not decide a training.
+    By turns and for a while, on one thread: what else the machine does must not decide a training, and on a busy one
+    several threads hardly ever run at once.
     """
-    fastest = {torch.bfloat16: math.inf, torch.float32: math.inf}
-    end, rounds = time.perf_counter() + TIMED_SECONDS, 0
-    while rounds < TIMED_ROUNDS or time.perf_counter() < end:
-        for dtype in fastest:
-            fastest[dtype] = min(fastest[dtype], _seconds(dtype))
-        rounds += 1
+    fastest, threads = {torch.bfloat16: math.inf, torch.float32: math.inf}, torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        end, rounds = time.perf_counter() + TIMED_SECONDS, 0
+        while rounds < TIMED_ROUNDS or time.perf_counter() < end:
+            for dtype in fastest:
+                fastest[dtype] = min(fastest[dtype], _seconds(dtype))
+            rounds += 1
+    finally:
+        torch.set_num_threads(threads)
     return fastest[torch.bfloat16] < 0.8 * fastest[torch.float32]
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from pytorch_dl.errors import visible
 from pytorch_dl.training.stderr import Stderr
 
 QUIET_SECONDS = 60.0
@@ -65,9 +66,8 @@ class Progress:
     def samples(self, samples: Sequence[Sample]) -> None:
         """Print sample translations."""
         for sample in samples:
-            self.say(
-                f"  source       {sample.src}\n  reference    {sample.reference}\n  translation  {sample.translation}"
-            )
+            src, reference, translation = map(visible, sample[:3])
+            self.say(f"  source       {src}\n  reference    {reference}\n  translation  {translation}")
 
 
 def duration(seconds: float) -> str:

@@ -37,6 +37,24 @@ def test_a_pause_of_the_machine_does_not_decide(monkeypatch: pytest.MonkeyPatch)
     assert choose_precision(True, CPU) == "bf16"
 
 
+def test_a_busy_machine_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where several threads never run at once, bf16 seems slow: timed is one, and then there are as many as before."""
+    before = torch.get_num_threads()
+    seen: set[int] = set()
+
+    def seconds(dtype: torch.dtype) -> float:
+        seen.add(torch.get_num_threads())
+        return 0.25 if dtype == torch.bfloat16 else 1.0
+
+    monkeypatch.setattr(module, "_seconds", seconds)
+    torch.set_num_threads(before + 1)
+    try:
+        assert choose_precision(True, CPU) == "bf16"
+        assert seen == {1} and torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(("supported", "expected"), [(True, "bf16"), (False, "fp16")])
 def test_choice_on_a_gpu(supported: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)

@@ -8,13 +8,19 @@ from typing import IO
 import pytest
 from rich.console import Console
 
-from pytorch_dl.training.progress import Progress
+from pytorch_dl.training.progress import Progress, Sample
 from pytorch_dl.training.stderr import Stderr
 
 
 def test_it_is_told_at_once(capsys):
     Progress().say("one\ntwo")
     assert capsys.readouterr().err == "one\ntwo\n"
+
+
+def test_a_text_does_not_move_the_cursor(capsys):
+    Progress().samples([Sample("a\x1b[2Jb", "\x9b1A", "[red]\u202e")])
+    told = "  source       a\\x1b[2Jb\n  reference    \\x9b1A\n  translation  [red]\\u202e\n"
+    assert capsys.readouterr().err == told
 
 
 def test_a_terminal_is_told_what_rich_tells_it(monkeypatch: pytest.MonkeyPatch):
