@@ -2,9 +2,9 @@
 
 Side by side and by turns, each in a process of its own, what contenders/ holds: a plain Transformer of 2017
 (baseline.py), tuned loops around others' models (peers.py) and Hugging Face's trainer (hf_trainer.py), as far as they
-are installed, and this project (ours.py), also where it computes activations again; of the same size, on the same text,
-with as many pairs a step. Answers the specification's four claims as well. Prints tables; writes NAME.json, NAME.md and
-NAME.png.
+are installed, and this project (ours.py); of the same size, on the same text, with as many pairs a step. Answers the
+specification's four claims as well. With --again, what it costs and saves to compute activations again in the backward
+pass. Prints tables; writes NAME.json, NAME.md and NAME.png.
 """
 
 import argparse
@@ -77,7 +77,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--warmup", type=positive, default=5, help="training steps before the first repeat")
     found.add_argument("--new-tokens", type=int, default=0, help="of each sentence; 0: the mean length of a target")
     found.add_argument("--memory", action="store_true", help="how speed and memory grow with size: growth.py instead")
-    found.add_argument("--only-claims", action="store_true", help="leave out all but the baseline and ours")
+    some = found.add_mutually_exclusive_group()
+    some.add_argument("--only-claims", action="store_true", help="leave out all but the baseline and ours")
+    some.add_argument("--again", action="store_true", help="the same, and ours where it computes activations again")
     found.add_argument("--name", default="results", help="of the files that are written")
     found.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "results")
     found.add_argument("settings", nargs="*", metavar="SECTION.KEY=VALUE", help="of ours, as data.layout=packed")
@@ -99,7 +101,7 @@ def run(options: argparse.Namespace) -> Path:
         save(work)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(name) / "compiled")  # nothing is compiled already
         with ExitStack() as stack:
-            names = contenders(only_claims=options.only_claims)
+            names = contenders(only_claims=options.only_claims, again=options.again)
             sides = []
             for side in names:  # one after another: what one decides by timing must not depend on the others' start
                 sides.append(stack.enter_context(Contender(side, work)))
@@ -136,12 +138,14 @@ def run(options: argparse.Namespace) -> Path:
     return Path(options.out / f"{options.name}.json")
 
 
-def contenders(*, only_claims: bool) -> list[str]:
+def contenders(*, only_claims: bool, again: bool) -> list[str]:
     """Who is compared: those that are installed."""
+    if again:
+        return ["baseline", *OURS]
     if only_claims:
         return list(CLAIMED)
     trainer = ["hf-trainer"] if all(map(importlib.util.find_spec, ("transformers", "accelerate"))) else []
-    return ["baseline", *trainer, *found_peers(), *OURS]
+    return ["baseline", *trainer, *found_peers(), "ours"]
 
 
 def _compared(work: Workload, figures: Figures, text: str, size: str) -> dict[str, Any]:

@@ -132,6 +132,13 @@ def test_what_computing_again_costs_is_told_beside_ours(work):
     ]
 
 
+def test_who_is_compared():
+    assert benchmark.contenders(only_claims=True, again=False) == ["baseline", "ours"]
+    assert benchmark.contenders(only_claims=False, again=True) == ["baseline", *OURS]
+    everybody = benchmark.contenders(only_claims=False, again=False)
+    assert (everybody[0], everybody[-1]) == ("baseline", "ours") and not set(everybody) & {*OURS} - {"ours"}
+
+
 def test_our_memory_is_less_even_here(results):
     memory = results["claims"][0]
     assert memory["ratio"] < 1 and memory["baseline"]["median"] < 100
