@@ -11,6 +11,7 @@ if not __package__:  # run as a file: the checkout's root takes the place of thi
 
 from benchmark.measuring.machine import RESULTS, ROOT
 from benchmark.race.workload import OURS
+from benchmark.rungs.plot import median_ratio
 from pytorch_dl.files import write_file
 
 README = ROOT / "README.md"
@@ -21,8 +22,6 @@ NAMES = {
     "torch.nn": "`torch.nn.Transformer`, our plain loop: bf16, like lengths, fused AdamW",
     "marian": "Hugging Face Marian, the same loop",
     "x-transformers": "x-transformers, the same loop",
-    "ours-checkpointed": "pytorch-dl, `model.use_checkpointing=true`",
-    "ours-budget": "pytorch-dl, `model.activation_budget=0`",
     "ours": "**pytorch-dl**",
 }
 READERS = {
@@ -39,6 +38,7 @@ ON_GPU = {
     "ours": "pytorch-dl, not compiled",
     "ours, compiled": "**pytorch-dl**",
 }
+AGAIN = {"ours-budget": "model.activation_budget=0", "ours-checkpointed": "model.use_checkpointing=true"}
 SIZES = {"training-T": "d_model 256, 3+3 layers", "training-B": "d_model 512, 6+6 layers"}
 
 
@@ -150,10 +150,12 @@ def quality() -> list[str]:
         "|---|---|---|",
         f"| matrix products of real tokens, as a share of the machine's bf16 rate | {' and '.join(shares)} of "
         f"{' and '.join(rates)} TFLOP/s | the same |",
-        f"| those products one by one, nothing else computed, as a share of a step, d_model 512 | "
-        f"{floor['parts_ms']['products'] / floor['step_ms']:.0%} | `python benchmark/products.py --data multi30k` |",
         "| of a run of 10 minutes, compilation included, × the fastest other | "
         f"{' and '.join(whole_runs)} | the same |",
+        f"| those products one by one, nothing else computed, as a share of a step, d_model 512 | "
+        f"{floor['parts_ms']['products'] / floor['step_ms']:.0%} | `python benchmark/products.py --data multi30k` |",
+        f"| activations computed again, × the first trainer's; time, × ours | {again('ours-budget')}; "
+        f"{again('ours-checkpointed')} | `python benchmark/benchmark.py --again --data multi30k --size T` (and `B`) |",
         "| Multi30k English to German, from raw text: sacreBLEU (13a, cased, beam 5) on test 2016 | "
         f"{multi30k['scores']['BLEU']:.1f} after {multi30k['wall_seconds'] / 60:.0f} minutes; "
         f"{multi30k['parameters'] / 1e6:.1f} million parameters | `python benchmark/multi30k.py --data multi30k` |",
@@ -176,6 +178,16 @@ def quality() -> list[str]:
         f"optimizer and `metrics.jsonl` equal bit by bit; at most {kills['lost_steps_max']} steps done again | "
         f"`python benchmark/kill_test.py --kills {survived}` |",
     ]
+
+
+def again(name: str) -> str:
+    """What computing activations again saves and costs, at both sizes."""
+    shares, times = [], []
+    for size in ("T", "B"):
+        sides = {trainer["name"]: trainer for trainer in result(f"again-{size}")["trainers"]}
+        shares.append(f"{sides[name]['activations_mb'] / sides['baseline']['activations_mb']:.2f}")
+        times.append(f"{median_ratio(sides['ours']['tokens_per_s'], sides[name]['tokens_per_s']):.2f}")
+    return f"`{AGAIN[name]}`: {' and '.join(shares)} at {' and '.join(times)}"
 
 
 def in_minutes(side: dict[str, Any]) -> str:

@@ -1,9 +1,9 @@
-"""What each optimisation brings and costs: Markdown tables, made from `benchmark/results/ladder.json`."""
+"""What each optimisation brings and costs, and where a step's time goes: Markdown tables, made from result files."""
 
 import statistics
 from typing import Any
 
-from benchmark.readme import result, rounded
+from benchmark.readme import AGAIN, result, rounded
 from benchmark.rungs.plot import median_ratio
 
 WITHOUT, WITH = "whole without ", "whole with "
@@ -41,6 +41,32 @@ def variations() -> list[str]:
         f"| {rung['name'].removeprefix(WITH)} | {_ratio(rung, whole):.2f} | {_memory(rung)} |"
         for rung in _rungs()
         if rung["name"].startswith(WITH)
+    ]
+
+
+def again() -> list[str]:
+    """What it costs and saves to compute activations again, at both sizes."""
+    lines = [
+        "| computed again | size | time, × ours | activations, MB | × the first trainer's |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for name, setting in AGAIN.items():
+        for size in ("T", "B"):
+            sides = {trainer["name"]: trainer for trainer in result(f"again-{size}")["trainers"]}
+            time = median_ratio(sides["ours"]["tokens_per_s"], sides[name]["tokens_per_s"])
+            held, first = sides[name]["activations_mb"], sides["baseline"]["activations_mb"]
+            lines.append(f"| `{setting}` | {size} | {time:.2f} | {held:,.0f} | {held / first:.3f} |")
+    return lines
+
+
+def step_lines() -> list[str]:
+    """Where a step's time goes."""
+    lines = ["| part of a step, d_model 512, 6+6 layers | calls | ms | share |", "|---|---:|---:|---:|"]
+    found = result("products-B")["lines"]
+    whole = found["step"]["ms"]
+    return lines + [
+        f"| {name} | {line['calls']:,.0f} | {line['ms']:,.1f} | {line['ms'] / whole:.1%} |"
+        for name, line in found.items()
     ]
 
 

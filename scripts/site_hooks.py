@@ -25,6 +25,8 @@ MADE: dict[str, Callable[[], list[str]]] = {
     "ladder": performance_tables.ladder,
     "taken-away": performance_tables.taken_away,
     "variations": performance_tables.variations,
+    "again": performance_tables.again,
+    "step-lines": performance_tables.step_lines,
     "trainers": readme.trainers,
     "readers": readme.readers,
     "quality": readme.quality,

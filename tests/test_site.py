@@ -196,3 +196,26 @@ def test_the_ladder_is_that_of_the_result_file() -> None:
         name, *_ = (cell.strip() for cell in line.strip("|").split("|"))
         del whole[name]
     assert whole == {}
+
+
+def test_what_computing_again_costs_is_as_the_measurement_wrote_it() -> None:
+    found = {tuple(row[:2]): row[2:] for row in cells_of(performance_tables.again())}
+    settings = {"ours-budget": "`model.activation_budget=0`", "ours-checkpointed": "`model.use_checkpointing=true`"}
+    for size in ("T", "B"):
+        written = (RESULTS / f"again-{size}.md").read_text()
+        for side, setting in settings.items():
+            said = re.search(rf"^{side}: ([\d.]+) \(.*activations ([\d.]+) x the baseline's", written, re.MULTILINE)
+            (time, _, share) = found.pop((setting, size))
+            assert said and share == said[2] and abs(float(time) - float(said[1])) <= 0.0051
+    assert found == {}
+
+
+def test_the_lines_of_a_step_add_up_to_it() -> None:
+    *lines, whole = cells_of(performance_tables.step_lines())
+    assert whole[0] == "step" and whole[3] == "100.0%" and len(lines) > 12
+    assert abs(sum(float(line[2]) for line in lines) - float(whole[2])) <= 0.05 * len(lines)
+
+
+def cells_of(table: list[str]) -> list[list[str]]:
+    """The cells of a table of Markdown, without its head."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
