@@ -152,7 +152,7 @@ def quality() -> list[str]:
         f"{' and '.join(rates)} TFLOP/s | the same |",
         "| of a run of 10 minutes, compilation included, × the fastest other | "
         f"{' and '.join(whole_runs)} | the same |",
-        f"| those products one by one, nothing else computed, as a share of a step, d_model 512 | "
+        f"| the matrix products one by one, nothing else computed, as a share of a step, d_model 512 | "
         f"{floor['parts_ms']['products'] / floor['step_ms']:.0%} | `python benchmark/products.py --data multi30k` |",
         f"| activations computed again, × the first trainer's; time, × ours | {again('ours-budget')}; "
         f"{again('ours-checkpointed')} | `python benchmark/benchmark.py --again --data multi30k --size T` (and `B`) |",
