@@ -18,7 +18,6 @@ FREE = {
     *("data.num_workers", "data.prefetch_factor", "data.pin_memory"),
     *("training.save_every", "training.save_in_background", "training.keep_checkpoints", "training.time_limit"),
     *("logging.tensorboard", "logging.wandb", "logging.wandb_project"),
-    "system.compile",  # decided at the first step
 }
 
 

@@ -222,9 +222,9 @@ def train(
             progress.say(f"warning: {path} has changed meanwhile; the run was trained on what it held before")
         with new_folder(folder.model) as temporary:
             save_file(weights, temporary / ckpt.MODEL)
-            origin = {"best_step": state.best_step, "last_step": state.step, "averaged": trainer.has_average}
+            origin = {"best_step": state.best_step, "last_step": state.step, "averaged": trainer.best.are_average}
             write_json(temporary / "origin.json", origin)
-        progress.say(f"kept for use: {_kept(state, config.training, has_average=trainer.has_average)}")
+        progress.say(f"kept for use: {_kept(state, config.training, has_average=trainer.best.are_average)}")
 
 
 def _divided_into_batches(

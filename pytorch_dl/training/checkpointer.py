@@ -19,6 +19,7 @@ from pytorch_dl.training import rotation
 from pytorch_dl.training.background import Background, host_copies
 from pytorch_dl.training.due import save_is_due
 from pytorch_dl.training.peers import ALONE, Peers
+from pytorch_dl.training.precision import Precision, choose_precision
 from pytorch_dl.training.sharding import exchanging, is_divided
 from pytorch_dl.training.train_state import TrainState
 from pytorch_dl.training.update import WeightUpdate
@@ -70,7 +71,7 @@ class Checkpointer:
         with exchanging(self.model, self.peers):
             self.update.check_weights(state.step)
             if self._is_place_to_return(state):
-                self.return_step = state.step
+                self.return_step, state.returns = state.step, 0
             if self.peers.is_first:
                 self._write(self.folder, state)
             elif is_divided(self.model):
@@ -152,8 +153,15 @@ class Checkpointer:
         state = ckpt.read_train_state(path)
         ckpt.load_weights(self.model, ckpt.read_tensors(path / ckpt.MODEL), where=str(path))
         self.update.restore(path, state)
+        if (wanted := self.settings.mixed_precision) is not True:  # true keeps what the first life has chosen
+            self._change_precision(state, choose_precision(wanted, self.update.device))
         self.saved_step = self._written_step = state.step
         return state
+
+    def _change_precision(self, state: TrainState, wanted: Precision) -> None:
+        if wanted != state.precision:
+            state.precision = wanted
+            self.update.begin_scaling(wanted)
 
     def _is_place_to_return(self, state: TrainState) -> bool:
         return bool(self.settings.undo_loss_spikes) and save_is_due(state, self.settings)

@@ -12,11 +12,50 @@ from pytorch_dl.models.compilers import missing_for_compilation
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training.loaders import batches_from
 from pytorch_dl.training.objective import batch_loss, dropout_keys
+from pytorch_dl.training.peers import Peers
 from pytorch_dl.training.precision import Precision, autocast
+from pytorch_dl.training.preflight import without_trace
+from pytorch_dl.training.sharding import is_divided
+from pytorch_dl.training.train_state import TrainState
 
 WORTH_SECONDS = 150.0  # of training without it: then what it saves is about twice what it costs
 TIMED_STEPS = 3
 Compile = bool | Literal["auto"]
+
+
+def compiles_together(
+    wanted: Compile | None,
+    model: OptimizedTransformer,
+    loader: object,
+    state: TrainState,
+    *,
+    steps: int,
+    time_limit: float | None,
+    peers: Peers,
+    say: Callable[[str], None],
+) -> bool:
+    """What `compiles` says in the first process, for all of them, and once for all lives of a training.
+
+    Other kernels give other bits: a training that was compiled, or was not, goes on so, unless it is told otherwise.
+    None leaves it at that, and does not compile what begins.
+    """
+    if is_divided(model):
+        say(
+            f"weights, gradients and optimizer state are divided among {peers.size} processes; layers are then neither "
+            "compiled nor recorded"
+        )
+        return False
+    if wanted is None or (wanted == "auto" and state.step):
+        wanted = state.compiled
+    compiled = False
+    if peers.is_first:
+        compiled = compiles(
+            wanted, model, loader, steps=steps, time_limit=time_limit, precision=state.precision, say=say
+        )
+    compiled = bool(peers.tell(compiled))
+    if compiled and not peers.is_first:
+        compile_layers(model, loader, precision=state.precision, say=say)
+    return compiled
 
 
 def compiles(
@@ -65,21 +104,20 @@ def compile_layers(
         _step_seconds(model, batch, precision)
     except torch._dynamo.exc.TorchDynamoException as error:
         model.forget_compiled()
-        model.zero_grad(set_to_none=True)
         missing = missing_for_compilation(batch.src.device.type)
         what = f"{missing} is missing" if missing else str(error).strip().splitlines()[0]
         raise ConfigError(
             f"the layers cannot be compiled: {what}",
-            fix="install a C++ compiler and Python's headers, or begin a run with system.compile=false",
+            fix="install a C++ compiler and Python's headers, or set system.compile to false",
         ) from error
 
 
 def _step_seconds(model: OptimizedTransformer, batch: Batch, precision: Precision) -> float:
     start = time.perf_counter()
-    with autocast(precision, batch.src.device):
-        loss = batch_loss(model, batch, keys=dropout_keys(batch, seed=0, step=0))
-    (loss.smoothed / batch.num_tgt_tokens).backward()  # type: ignore[no-untyped-call]
-    model.zero_grad(set_to_none=True)
+    with without_trace(model):
+        with autocast(precision, batch.src.device):
+            loss = batch_loss(model, batch, keys=dropout_keys(batch, seed=0, step=0))
+        (loss.smoothed / batch.num_tgt_tokens).backward()  # type: ignore[no-untyped-call]
     if batch.src.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - start

@@ -19,7 +19,6 @@ class SpikeWatch:
 
     def __init__(self, factor: float | None) -> None:
         self.factor = factor
-        self._returns: dict[int, int] = {}  # to the checkpoint of a step
 
     def look(self, state: TrainState, sums: Sums, *, step: int) -> None:
         """Look at the sums of a step, and note its loss in the state."""
@@ -30,11 +29,11 @@ class SpikeWatch:
             raise LossSpike(step, loss, usual)
         state.usual_loss = loss if usual is None else usual + (loss - usual) / min(step, STEPS)
 
-    def count_return(self, step: int) -> None:
-        """Note a return to the checkpoint of a step; raise where they do not help."""
-        self._returns[step] = self._returns.get(step, 0) + 1
-        if self._returns[step] > MOST_RETURNS:
+    def note_return(self, state: TrainState) -> None:
+        """Count a return to the checkpoint of the state; raise where they do not help."""
+        state.returns += 1
+        if state.returns > MOST_RETURNS:
             raise NonFiniteError(
-                f"the loss leaps wherever training goes on from step {step}: it went back {MOST_RETURNS} times",
+                f"the loss leaps wherever training goes on from step {state.step}: it went back {MOST_RETURNS} times",
                 fix="lower training.learning_rate, or raise training.undo_loss_spikes, and begin another run",
             )

@@ -52,6 +52,7 @@ class TrainState:
     seconds: Real = 0.0  # of training, over all its lives
     metrics_position: Whole = 0  # bytes of metrics.jsonl
     usual_loss: Real | None = None  # per token, of late, where training watches for spikes
+    returns: Whole = 0  # after spikes, to the last checkpoint that was due
     precision: Precision = "fp32"
     compiled: Annotated[bool, Field(strict=True)] = False  # the layers: other kernels give other bits
     since_log: Sums = field(default_factory=Sums)

@@ -17,15 +17,14 @@ import torch
 
 from pytorch_dl.config.model_config import Config, LoggingConfig, OptimizerConfig, TrainingConfig
 from pytorch_dl.dataset.batching import Batch
-from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.errors import ConfigError, NonFiniteError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.accumulation import Group, groups, steps_per_epoch
 from pytorch_dl.training.agreement import require_a_batch_for_each, require_same, require_same_weights
-from pytorch_dl.training.best_weights import use_average_if_better, use_best
+from pytorch_dl.training.best_weights import BestWeights
 from pytorch_dl.training.checkpointer import Checkpointer
-from pytorch_dl.training.compilation import Compile, compile_layers, compiles
+from pytorch_dl.training.compilation import Compile, compiles_together
 from pytorch_dl.training.diagnosis import Failure, diagnosed, explained
 from pytorch_dl.training.due import save_is_due, validation_is_due
 from pytorch_dl.training.ending import end_reason, seconds_left
@@ -34,6 +33,7 @@ from pytorch_dl.training.objective import check_vocabulary
 from pytorch_dl.training.optimizer import make_optimizer
 from pytorch_dl.training.peers import Peers
 from pytorch_dl.training.precision import Precision, choose_precision
+from pytorch_dl.training.preflight import try_largest
 from pytorch_dl.training.progress import Progress, Sample, duration
 from pytorch_dl.training.recorded_passes import RecordedPasses, can_record
 from pytorch_dl.training.reporter import Reporter
@@ -62,6 +62,8 @@ class OptimizedTrainer:
     group, where there is one. With `shard` they divide weights, gradients and optimizer state among them; the bits are
     then not quite the same.
 
+    `compile` None does not compile, or goes on as the checkpoint says that training was begun.
+
     `schedule` maps (step, total steps) to a factor of the optimizer's learning rate; None leaves it as it is. `decode`
     translates at each validation; trackers, your own `trackers` among them, are told the `hyperparameters`. Without
     `checkpoint_dir` nothing is saved, without `log_dir` nothing is written down.
@@ -82,7 +84,7 @@ class OptimizedTrainer:
         logging: LoggingConfig | None = None,
         schedule: Schedule | None = None,
         seed: int = 1,
-        compile: Compile = False,
+        compile: Compile | None = None,
         decode: Decode | None = None,
         progress: Progress | None = None,
         hyperparameters: Mapping[str, Any] | None = None,
@@ -122,13 +124,12 @@ class OptimizedTrainer:
             settings=hyperparameters or {"training": self.settings.model_dump()},
             trackers=trackers if self.peers.is_first else (),
         )
+        self.best = BestWeights(self.checkpoints)
         self._spikes = SpikeWatch(self.settings.undo_loss_spikes)
         self._stop = StopRequest()
         self._passes = self._new_passes()
         self._unread: deque[Reading] = deque()
         self._seconds = 0.0
-        self._has_best = False  # rather than the last weights
-        self.has_average = False  # of the last checkpoints, in place of the best weights
         self.watch: Watch = unwatched  # of each step
 
     @property
@@ -146,7 +147,7 @@ class OptimizedTrainer:
         total_steps = self.settings.max_steps or epochs * steps_per_epoch(self.train_dataloader, size=size)
         if self.checkpoint_dir and self.state.step == 0:
             ckpt.refuse_existing(self.checkpoint_dir)
-        self._leave_best()
+        self.best.take_back(self.resume)
         self._unread.clear()
         self._passes, self._seconds = self._new_passes(), self.peers.tell(self.state.seconds)
         self.update.forget_failure()
@@ -158,7 +159,16 @@ class OptimizedTrainer:
             step=self.state.step,
         )
         self.model.train()
-        self.state.compiled = self._compiles(total_steps * size)
+        self.state.compiled = compiles_together(
+            self.compile,
+            self.model,
+            self.train_dataloader,
+            self.state,
+            steps=total_steps * size,
+            time_limit=self.settings.time_limit,
+            peers=self.peers,
+            say=self.reporter.say,
+        )
         self._record_passes_of_one_shape()
         with self.reporter.open(self.state), self._stop, self.checkpoints.beside_training(self.reporter.say):
             try:
@@ -217,7 +227,7 @@ class OptimizedTrainer:
 
     def validate(self) -> tuple[dict[str, float], Sequence[Sample]]:
         """What `validation.validate` finds; while training, of the moving average of the weights where there is one."""
-        average = None if self._has_best else self.update.average
+        average = None if self.best.are_in_use else self.update.average
         with average.in_use(self.model) if average else nullcontext():
             return validate(
                 self.model,
@@ -240,7 +250,7 @@ class OptimizedTrainer:
         return True
 
     def _go_on_from(self, state: TrainState) -> None:
-        self.state, self._has_best = state, False
+        self.state, self.best.are_in_use = state, False
         self._passes = self._new_passes()  # in the precision of the checkpoint
         if state.batch and not is_exact(self.train_dataloader):
             self.reporter.say(
@@ -250,7 +260,7 @@ class OptimizedTrainer:
 
     def save(self) -> None:
         """Write a checkpoint of this step, where there is a folder for it; not once the model has its best weights."""
-        if self._has_best:
+        if self.best.are_in_use:
             return  # the last weights are saved already
         self._read()
         self.state.metrics_position = self.reporter.position(self.state)
@@ -274,7 +284,7 @@ class OptimizedTrainer:
                 steps = self._groups()
                 continue
             if self.state.step == first:
-                self._try_largest()
+                try_largest(self._passes, self.train_dataloader, self.state, self.peers)
             self._validate_and_save_if_due()
         return reason
 
@@ -286,27 +296,16 @@ class OptimizedTrainer:
         if self.state.compiled and getattr(self.train_dataloader, "has_one_shape", False):
             self.record_passes()
 
-    def _try_largest(self) -> None:
-        """Let memory that does not suffice for the epoch's largest batches lack now, not after hours.
-
-        Once a step was done, that is: the optimizer has its own memory then.
-        """
-        loader, state = self.train_dataloader, self.state
-        if not isinstance(loader, BatchLoader) or loader.has_one_shape:
-            return
-        for batch in loader.largest(state.epoch, state.batch):
-            self._passes(batch, step=state.step, slot=0, tokens=batch.num_tgt_tokens)
-            self.model.zero_grad(set_to_none=True)
-
     def _go_back(self, spike: LossSpike, group: Group) -> None:
         """Return to the last checkpoint that was due, and leave out the batches since: up to the group's end."""
-        seconds = self.state.seconds
+        seconds, returns = self.state.seconds, self.state.returns
         epoch, batch = (self.state.epoch + 1, 0) if group.ends_epoch else (self.state.epoch, self.state.batch)
         self._unread.clear()
         self._go_on_from(self.checkpoints.go_back(self.reporter.say))
         self._record_passes_of_one_shape()
-        self._spikes.count_return(self.state.step)
-        self.state.epoch, self.state.batch, self.state.seconds = epoch, batch, seconds
+        self.state.epoch, self.state.batch = epoch, batch
+        self.state.seconds, self.state.returns = seconds, returns
+        self._spikes.note_return(self.state)
         self.reporter.go_back(self.state)
         self.reporter.say(
             f"{spike}: back to step {self.state.step:,}, and on with batch {batch:,} of epoch {epoch + 1:,}"
@@ -396,36 +395,9 @@ class OptimizedTrainer:
             self.save()
         elif self.checkpoints.saved_step < self.state.step:
             self.save()
-        self._use_best()
-
-    def _use_best(self) -> None:
-        """Give the model the best weights; without checkpoints, the moving average."""
-        self._has_best, self.has_average = True, False
-        if not self.checkpoint_dir:
-            if self.update.average:
-                self.update.average.swap(self.model)
-            return
-        self.checkpoints.wait_together()
-        use_best(self.model, self.checkpoint_dir, self.state)
-        if self.val_dataloader is not None:
-            self.has_average = use_average_if_better(
-                self.model,
-                self.checkpoint_dir,
-                self.state,
-                self.settings,
-                validate=lambda: self.validate()[0][self.settings.early_stopping_metric],
-                say=self.reporter.say,
-            )
-
-    def _leave_best(self) -> None:
-        """Undo `_use_best`: training goes on from the last weights."""
-        if not self._has_best:
-            return
-        if self.checkpoint_dir:
-            self.resume()
-        elif self.update.average:
-            self.update.average.swap(self.model)
-        self._has_best = False
+        metric = self.settings.early_stopping_metric
+        validate = (lambda: self.validate()[0][metric]) if self.val_dataloader is not None else None
+        self.best.use(self.state, validate=validate, say=self.reporter.say)
 
     def _poll(self) -> None:
         """Stop when a save has failed, or by a signal: several processes all after the same step, which told them."""
@@ -450,30 +422,6 @@ class OptimizedTrainer:
             seed=self.seed,
             precision=self.state.precision,
             label_smoothing=self.settings.label_smoothing,
-        )
-
-    def _compiles(self, batches: int) -> bool:
-        """Whether the layers are compiled, which the first process decides."""
-        if is_divided(self.model):
-            self.reporter.say(
-                f"weights, gradients and optimizer state are divided among {self.peers.size} processes; layers are "
-                "then neither compiled nor recorded"
-            )
-            return False
-        compiled: bool = self.peers.tell(self._decides_to_compile(batches) if self.peers.is_first else None)
-        if compiled and not self.peers.is_first:
-            compile_layers(self.model, self.train_dataloader, precision=self.state.precision, say=self.reporter.say)
-        return compiled
-
-    def _decides_to_compile(self, batches: int) -> bool:
-        return compiles(
-            self.compile if not self.state.step else self.state.compiled,  # kept: other kernels give other bits
-            self.model,
-            self.train_dataloader,
-            steps=batches,
-            time_limit=self.settings.time_limit,
-            precision=self.state.precision,
-            say=self.reporter.say,
         )
 
     def _require_scores(self) -> None:

@@ -50,9 +50,10 @@ class WeightUpdate:
         self.max_grad_norm = settings.max_grad_norm
         self.highest_rates = [float(group["lr"]) for group in optimizer.param_groups]
         self.average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
-        self.scaler = _scaler(model, precision)
+        self.device = next(model.parameters()).device
+        self.begin_scaling(precision)
         self.fused = bool(getattr(optimizer, "_step_supports_amp_scaling", False))  # takes a scale and a veto
-        self._failed = torch.zeros((), device=next(model.parameters()).device)  # 1 from the first veto on
+        self._failed = torch.zeros((), device=self.device)  # 1 from the first veto on
         if self.fused:
             _begin_momentum(optimizer)
 
@@ -73,12 +74,18 @@ class WeightUpdate:
         ckpt.load_optimizer(self.model, self.optimizer, checkpoint / ckpt.OPTIMIZER)
         if self.average:
             ckpt.load_tensors(self.average.weights, ckpt.read_tensors(checkpoint / ckpt.AVERAGE), where=where)
-        self.scaler = _scaler(self.model, state.precision)
+        self.begin_scaling(state.precision)
         if state.scaler.keys() != self.scaler.state_dict().keys():
             names = sorted(state.scaler)
             raise CheckpointError(f"scaler of {state.precision} training has the fields {names}", where=where)
         if state.scaler:
             self.scaler.load_state_dict(state.scaler)
+
+    def begin_scaling(self, precision: Precision) -> None:
+        """Scale losses from now on as fp16 needs it, and not at all in another precision."""
+        kind = SharedScaler if is_divided(self.model) else torch.amp.GradScaler
+        self.scaler = kind(self.device.type, enabled=precision == "fp16")
+        self.scaler.scale(torch.zeros((), device=self.device))  # makes its scale, needed without a batch as well
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss, scaled up where fp16 needs it."""
@@ -166,11 +173,3 @@ def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         for parameter in group["params"] if group.get("momentum") else ():
             optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
-
-
-def _scaler(model: OptimizedTransformer, precision: Precision) -> torch.amp.GradScaler:
-    device = next(model.parameters()).device
-    kind = SharedScaler if is_divided(model) else torch.amp.GradScaler
-    scaler = kind(device.type, enabled=precision == "fp16")
-    scaler.scale(torch.zeros((), device=device))  # makes its scale, which a process without a batch needs as well
-    return scaler

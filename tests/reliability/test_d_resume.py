@@ -23,6 +23,7 @@ from pytorch_dl.errors import CheckpointError, Interrupted, ResourceError
 from pytorch_dl.failures import told
 from pytorch_dl.files import RunLock, sha256
 from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training import compilation
 from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.training.trainer import OptimizedTrainer
 
@@ -166,6 +167,31 @@ class TestChanges:
         assert how in accepted.err
         assert "of 30 steps" in accepted.err or "step 30" in accepted.err
         assert load_config(run / "begun.yaml").training.max_steps == 30
+
+    def test_d7_another_precision(self, memory, capsys, monkeypatch):
+        """What is said to be changed is changed: fp16 that overflows is told to go on in another one."""
+        run = halted(memory, capsys, monkeypatch)
+        checkpoints = RunFolder(run).checkpoints
+        assert [ckpt.read_train_state(path).precision for path in ckpt.checkpoints(checkpoints)] == ["fp32"]
+        for wanted, precision, steps in (("bf16", "bf16", 12), (False, "fp32", 16)):
+            change(run, training__mixed_precision=wanted)
+            with monkeypatch.context() as patched:
+                patched.setattr(OptimizedTrainer, "train", partialmethod(OptimizedTrainer.train, stop_after=steps))
+                result = call(capsys, "resume", run, "--override")
+            assert result.code == 75, result.err
+            state = ckpt.read_train_state(ckpt.checkpoints(checkpoints)[0])
+            assert (state.step, state.precision) == (steps, precision)
+
+    def test_d7_compiled_layers(self, memory, capsys, monkeypatch):
+        """As of a run that goes on where there is no compiler."""
+        run = halted(memory, capsys, monkeypatch)
+        asked = []
+        monkeypatch.setattr(compilation, "compile_layers", lambda *_, **__: asked.append("compiled"))
+        change(run, system__compile=True)
+        assert call(capsys, "resume", run).code == 4
+        assert call(capsys, "resume", run, "--override").code == 0
+        assert asked
+        assert ckpt.read_train_state(ckpt.checkpoints(RunFolder(run).checkpoints)[0]).compiled
 
     def test_d7_another_model(self, memory, capsys, monkeypatch):
         run = halted(memory, capsys, monkeypatch)

@@ -94,7 +94,7 @@ def test_a_compiler_that_fails_is_told_and_done_without():
 
 @pytest.mark.usefixtures("broken")
 def test_a_compiler_that_fails_is_an_error_where_it_was_asked_for():
-    with pytest.raises(ConfigError, match=r"cannot be compiled: the compiler is broken.*system\.compile=false"):
+    with pytest.raises(ConfigError, match=r"cannot be compiled: the compiler is broken.*set system\.compile to false"):
         decided(True)
 
 

@@ -103,6 +103,30 @@ class TestEveryStep:
             folder = placed(place, tmp_path / place.name)
             assert trained(resumed(drawing(folder))) == expected, place.name
 
+    def test_with_what_counts_in_a_buffer(self, tmp_path: Path) -> None:
+        """A user's layer that counts its passes, in which what is tried beside the training does not count."""
+
+        def count(layer: torch.nn.Module, _: object) -> None:
+            layer.passes += layer.training
+
+        def counting(folder: Path) -> OptimizedTrainer:
+            trainer = make(folder, save_every=1, keep_checkpoints=99)
+            layer = trainer.model.encoder_layers[0]
+            layer.register_buffer("passes", torch.zeros(()))
+            layer.register_forward_pre_hook(count)
+            return trainer
+
+        whole = counting(tmp_path / "whole")
+        expected = trained(whole)
+        last = ckpt.checkpoints(tmp_path / "whole" / "checkpoints")
+        passes = ckpt.read_tensors(last[0] / ckpt.MODEL)["encoder_layers.0.passes"]
+        assert passes == whole.state.step
+        for place in last:
+            folder = placed(place, tmp_path / place.name)
+            again = counting(folder)
+            assert again.resume()
+            assert trained(again) == expected, place.name
+
     def test_dropout_is_not_a_draw(self, tmp_path: Path) -> None:
         """The oracle sees dropout: with another seed of it, other weights come out."""
         first, second = make(tmp_path / "1"), make(tmp_path / "2")

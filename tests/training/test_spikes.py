@@ -1,8 +1,10 @@
 """A loss that leaps takes training back to its last checkpoint, and on without the batches since."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,12 +58,11 @@ class TestSpikeWatch:
         assert state.usual_loss is None
 
     def test_returns_that_do_not_help(self) -> None:
-        watch = SpikeWatch(2.0)
+        watch, state = SpikeWatch(2.0), TrainState(step=12)
         for _ in range(MOST_RETURNS):
-            watch.count_return(12)
-        watch.count_return(14)
+            watch.note_return(state)
         with pytest.raises(NonFiniteError, match=f"from step 12: it went back {MOST_RETURNS} times"):
-            watch.count_return(12)
+            watch.note_return(state)
 
 
 class Crash(Exception):
@@ -115,6 +116,19 @@ def stopped(folder: Path, patched: pytest.MonkeyPatch, *, after: Iterable[int], 
     trainer = leaping(folder, patched, **settings)
     assert trainer.resume()
     trainer.train()
+    return trainer
+
+
+def signalled_after_return(trainer: OptimizedTrainer) -> OptimizedTrainer:
+    """The trainer, to which a signal comes while it makes the first step after it went back."""
+    step = trainer.begin_step
+
+    def begin_step(*given: Any, **how: Any) -> Any:
+        if trainer.state.returns:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*given, **how)
+
+    trainer.begin_step = begin_step  # type: ignore[method-assign]
     return trainer
 
 
@@ -206,6 +220,29 @@ class TestTraining:
         with pytest.raises(Crash):
             trainer.train()
         assert [path.name for path in ckpt.checkpoints(tmp_path / "checkpoints")] == [ckpt.name_of(epoch)]
+
+    def test_returns_are_counted_over_stops_until_the_next_place(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        unbroken = leaping(tmp_path / "unbroken", monkeypatch)
+        leap = len(unbroken.train_dataloader) + LEAP + 1  # type: ignore[arg-type]
+        unbroken.train()
+        assert unbroken.state.returns == 0
+        back = (leap - 1) // 2 * 2
+        trainer = leaping(tmp_path / "stopped", monkeypatch)
+        with pytest.raises(Interrupted):
+            trainer.train(stop_after=back)
+        trainer = leaping(tmp_path / "stopped", monkeypatch)
+        assert trainer.resume()
+        with pytest.raises(Interrupted):
+            signalled_after_return(trainer).train()
+        assert (trainer.state.step, trainer.state.returns) == (back + 1, 1)
+        trainer = leaping(tmp_path / "stopped", monkeypatch)
+        assert trainer.resume()
+        assert trainer.state.returns == 1
+        trainer.train()
+        assert trainer.state.returns == 0
+        assert outcome(trainer, tmp_path / "stopped") == outcome(unbroken, tmp_path / "unbroken")
 
     def test_a_place_of_return_that_is_gone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         trainer = leaping(tmp_path, monkeypatch, save_every=None)
