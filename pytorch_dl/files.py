@@ -11,13 +11,13 @@ import json
 import os
 import re
 import shutil
-import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pytorch_dl.errors import ResourceError, visible
+from pytorch_dl.plain_files import open_plain, strangeness
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".pytorch-dl-tmp-"
@@ -53,7 +53,8 @@ def write_file(path: Path, content: bytes | str) -> None:
         temporary = path.with_name(f"{TEMPORARY}{path.name}.{os.getpid()}")
         make_folder(path.parent)
         try:
-            with open(temporary, "wb") as file:
+            temporary.unlink(missing_ok=True)
+            with open(temporary, "xb") as file:  # never what a link of that name leads to
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -122,41 +123,12 @@ def _file_damage(folder: Path, name: str, expected: object) -> str | None:
         return f"{visible(name)} cannot be read ({error.strerror})"
 
 
-def strangeness(path: Path, *, most: int | None = None) -> str | None:
-    """Say why a file that anyone may have made is not to be opened: only a plain one of at most so many bytes is."""
-    try:
-        found = path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return "is missing"
-    except (OSError, ValueError) as error:
-        return f"cannot be read ({error})"
-    if not stat.S_ISREG(found.st_mode):
-        return "is not a plain file"
-    if most is not None and found.st_size > most:
-        return f"has {found.st_size:,} bytes, expected at most {most:,}"
-    return None
-
-
 def read_json(path: Path) -> Any:
     """The value of a small JSON file; a ValueError or OSError tells why there is none, of links and pipes as well."""
     strange = strangeness(path, most=LARGEST_JSON)
     if strange and path.exists():
         raise ValueError(f"it {strange}")
     return json.loads(path.read_bytes())
-
-
-def strange_entries(folder: Path, *, deep: bool) -> Iterator[Path]:
-    """Links, pipes and devices in a folder; if not `deep`, links to folders pass, which may lie on another disk."""
-    try:
-        entries = list(os.scandir(folder))
-    except (FileNotFoundError, NotADirectoryError):  # there is none, or a save has just renamed it
-        return
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=not deep):
-            if deep:
-                yield from strange_entries(Path(entry.path), deep=True)
-        elif not entry.is_file(follow_symlinks=False):
-            yield Path(entry.path)
 
 
 def sha256(path: Path) -> str:
@@ -266,7 +238,7 @@ class RunLock:
 
         with disk_errors(self.path.parent):
             make_folder(self.path.parent)
-            self._file = open(self.path, "a+")  # held open for as long as the lock is
+            self._file = open(self.path, "a+", opener=open_plain)  # held open for as long as the lock is
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

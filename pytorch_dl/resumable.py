@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from pytorch_dl.errors import CheckpointError, ConfigError, ResourceError
 from pytorch_dl.files import disk_errors, sync_folder, write_json
+from pytorch_dl.plain_files import open_plain, refuse_strange
 
 
 class ResumableFile:
@@ -25,6 +26,7 @@ class ResumableFile:
         self.part, self.journal, self.note = (
             path.with_name(f"{path.name}.{end}") for end in ("part", "part.json", "job.json")
         )
+        refuse_strange((self.part, self.journal, self.note))
         self.lines = self.bytes = 0
         self.source = ""  # a hash of the source lines that it holds
         if path.exists() and not resume:
@@ -47,7 +49,7 @@ class ResumableFile:
         if not self.complete:
             with disk_errors(self.part):
                 self.part.parent.mkdir(parents=True, exist_ok=True)
-                self._file = open(os.open(self.part, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+                self._file = open(open_plain(self.part, os.O_RDWR | os.O_CREAT), "r+b")
                 self._lock()
                 self._file.truncate(self.bytes)
                 self._file.seek(self.bytes)

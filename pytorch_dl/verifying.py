@@ -10,8 +10,9 @@ from pytorch_dl.building import build_model
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.errors import CheckpointError
-from pytorch_dl.files import damage, strangeness
+from pytorch_dl.files import damage
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from pytorch_dl.plain_files import strangeness
 from pytorch_dl.prepare import recorded_texts
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.metrics import METRICS

@@ -172,7 +172,7 @@ MUTANTS = {
     "links": Mutant(
         "links and pipes in a run folder are followed",
         "pytorch_dl/training/run_folder.py",
-        {"        self._refuse_strange()\n": ""},
+        {"        refuse_strange(strange_entries(self.path, deep=False))\n": ""},
         "tests/reliability/test_h_paths.py::test_h4_what_is_no_plain_file",
         "config.yaml is a link out",
     ),

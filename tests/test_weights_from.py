@@ -160,7 +160,7 @@ REFUSED: list[tuple[Callable[[Path], object], list[str], str]] = [
     (without_configuration, [], "is not a run folder: it has no config.yaml"),
     (untrained, [], "the run has no trained model yet"),
     (flipped, [], "model.safetensors does not match its checksum"),
-    (linked, [], "is not a plain file, and a run folder holds no links, pipes and devices"),
+    (linked, [], "is not a plain file, but a link, a pipe or a device"),
 ]
 
 

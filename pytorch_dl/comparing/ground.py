@@ -26,6 +26,7 @@ from pytorch_dl.errors import CheckpointError, ConfigError
 from pytorch_dl.experiments.arms import TEXTS, Budget
 from pytorch_dl.files import TEMPORARY, damage, new_folder, read_json, remove_leftovers, write_json
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from pytorch_dl.plain_files import refuse_strange, strange_entries
 from pytorch_dl.prepare import new_tokenizers
 from pytorch_dl.run import check_texts, refuse_errors
 from pytorch_dl.training.precision import choose_precision
@@ -64,6 +65,8 @@ class Ground:
 
     def refuse_other_folder(self) -> None:
         """Raise where the folder holds something that is no comparison."""
+        for folder in (self.folder, *self.folder.glob("runs/*")):
+            refuse_strange(strange_entries(folder, deep=False))
         found = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
         found = {name for name in found if name != ".lock" and not name.startswith(TEMPORARY)}
         if found and not self.record.exists():

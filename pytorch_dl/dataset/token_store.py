@@ -22,6 +22,7 @@ from pytorch_dl.dataset.text_files import PairStream
 from pytorch_dl.dataset.token_writer import ID_DTYPES, OFFSETS, TOKEN_FILES, write_token_files
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.errors import DataError, ResourceError
+from pytorch_dl.plain_files import open_plain
 
 STORE_VERSION = 1  # raise it when the same text and tokenizers would give other files
 META = "meta.json"
@@ -226,7 +227,7 @@ def _only_builder(cache_dir: Path, report: Report) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open(cache_dir / _LOCK, "a"))
+            lock = stack.enter_context(open(cache_dir / _LOCK, "a", opener=open_plain))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

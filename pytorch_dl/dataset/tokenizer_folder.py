@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from pytorch_dl import files
 from pytorch_dl.errors import CheckpointError
+from pytorch_dl.plain_files import strangeness
 
 META = "tokenizer_meta.json"
 SHARED = ("tokenizer.json",)
@@ -86,7 +87,7 @@ def _text(folder: Path, name: str) -> str:
 
 def _check_plain(folder: Path, name: str) -> None:
     """Refuse links, pipes, devices and giants before anything is read from them."""
-    strange = files.strangeness(folder / name, most=_MAX_BYTES.get(name, _MAX_DEFINITION_BYTES))
+    strange = strangeness(folder / name, most=_MAX_BYTES.get(name, _MAX_DEFINITION_BYTES))
     _require(strange is None, folder, f"{name} {strange}")
 
 

@@ -1,7 +1,6 @@
 """The folder of an export: made whole or not at all, never over something else, with notes on what is in it."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from pytorch_dl.errors import ConfigError
 from pytorch_dl.export.card import Card
 from pytorch_dl.export.parity import Parity
-from pytorch_dl.files import MANIFEST, new_folder, write_file, write_json
+from pytorch_dl.files import MANIFEST, new_folder, read_json, write_file, write_json
 
 NOTES = "export.json"
 _USE = {
@@ -82,7 +81,7 @@ def refuse_another(out: Path) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
-        manifest = json.loads((out / MANIFEST).read_bytes())
+        manifest = read_json(out / MANIFEST)
         known = {*manifest, MANIFEST} if NOTES in manifest else set()
     except (OSError, ValueError, TypeError, RecursionError):
         known = set()

@@ -11,7 +11,7 @@ import numpy as np
 
 from pytorch_dl.evaluation.breakdown import unit_of
 from pytorch_dl.evaluation.metrics import chrf
-from pytorch_dl.files import strangeness
+from pytorch_dl.plain_files import strangeness
 
 
 class Answer(NamedTuple):

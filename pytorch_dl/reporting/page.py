@@ -30,8 +30,8 @@ def write_page(
     folders: Sequence[Path], out: Path, *, evaluations: Sequence[Path] = (), with_attention: bool = True
 ) -> None:
     """Write the page of one run or several; what is at `out` must be such a page, if anything."""
+    runs = read_runs(folders)  # first: `out` may lie in one of them
     _refuse_another(out)
-    runs = read_runs(folders)
     write_file(out, page(runs, evaluations=evaluations, with_attention=with_attention))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytorch_dl.files import strangeness
+from pytorch_dl.plain_files import strangeness
 
 Row = dict[str, Any]
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pytorch_dl.errors import CheckpointError, ConfigError
-from pytorch_dl.files import damage, new_folder, read_json, strangeness, write_json
+from pytorch_dl.files import damage, new_folder, read_json, write_json
+from pytorch_dl.plain_files import strangeness
 from pytorch_dl.training.sharding import as_part, gathered, held, own_rows
 from pytorch_dl.training.train_state import TrainState
 

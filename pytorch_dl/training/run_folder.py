@@ -24,7 +24,8 @@ import torch
 
 from pytorch_dl.config import Config, load_config, to_yaml
 from pytorch_dl.errors import CheckpointError, ConfigError
-from pytorch_dl.files import MANIFEST, RunLock, damage, read_json, strange_entries, write_file, write_json
+from pytorch_dl.files import MANIFEST, RunLock, damage, read_json, write_file, write_json
+from pytorch_dl.plain_files import refuse_strange, strange_entries
 from pytorch_dl.training.source import source
 
 
@@ -116,7 +117,8 @@ class RunFolder:
         return " ".join(sorted(path.name for path in self.checkpoints.glob("*")))
 
     def refuse_another(self) -> None:
-        """Raise when the folder holds a run already."""
+        """Raise when the folder holds a run already, or what would have us write elsewhere."""
+        self._refuse_strange()
         if self.config.exists():
             raise ConfigError(
                 "the folder already holds a run",
@@ -194,16 +196,9 @@ class RunFolder:
     def _refuse_strange(self) -> None:
         """Raise where a link, pipe or device lies in the folder: it would have us read or write something elsewhere."""
         inner = (self.checkpoints, self.model, self.tokenizer, self.cache, self.weights_from)
-        found = (
-            *strange_entries(self.path, deep=False),
-            *(e for part in inner for e in strange_entries(part, deep=True)),
-        )
-        if found:
-            raise CheckpointError(
-                "is not a plain file, and a run folder holds no links, pipes and devices",
-                where=str(found[0]),
-                fix="look at where it leads, then delete it or put the file itself there",
-            )
+        refuse_strange(strange_entries(self.path, deep=False))
+        for part in inner:
+            refuse_strange(strange_entries(part, deep=True))
 
 
 def _read(path: Path) -> Config:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from hostile_files import MEGABYTE, Watch, forget_peak, peak_bytes, quickly, sign
-from tiny_runs import call, copied_run
+from tiny_runs import TINY, call, copied_run
 
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.errors import CheckpointError
@@ -86,6 +86,21 @@ READ_WHOLE = (
     "tokenizer_meta.json",
 )
 
+# What a command first writes or opens in a folder that it is given, and the words that lead there.
+FIRST_WRITTEN = {
+    ("train", "{config}", "--out", "{folder}"): (
+        *(".lock", "environment.json", "config.yaml", "begun.yaml", "data.json", "weights_from.json"),
+        *("metrics.jsonl", "timing.jsonl", "cache/.build.lock", "checkpoints/x", "tokenizer/x"),
+    ),
+    ("run", "--config", "{config}", "--out", "{folder}"): (".lock", "environment.json", "evaluation.json"),
+    ("compare", "{config}", "--vary", "model.dropout=0,0.1", "--seeds", "1", "--out", "{folder}"): (
+        *(".lock", "comparison.json", "results.json", "costs.json", "runs/01-model.dropout=0/seed-1.log"),
+    ),
+    ("translate", "{run}", "-t", "ab", "--out", "{folder}/out.txt"): (
+        *("out.txt.part", "out.txt.part.json", "out.txt.job.json"),
+    ),
+    ("train", "{config}", "--out", "{folder}-run", "data.cache_dir={folder}"): (".build.lock",),
+}
 HASHED = "checkpoints/*/state.json"  # whose sum is compared before its size, which takes a while
 
 
@@ -124,9 +139,10 @@ def test_h4_what_is_no_plain_file(case, tiny_run, tmp_path, outside, capsys, mon
         shutil.rmtree(run.parent)
     paths = lead_out_of_manifests(case, tiny_run, tmp_path, outside, capsys)
     giants = too_large(case, tiny_run, tmp_path, capsys)
+    first = lie_where_a_command_writes_first(case, tiny_run, tmp_path, outside, capsys, monkeypatch)
     case.survived(
-        len(every) + paths + giants,
-        injected="a link, pipe, socket, device, path outside or file of 10 GB in a run's folder",
+        len(every) + paths + giants + first,
+        injected="a link, pipe, socket, device, path outside or file of 10 GB in a folder that a command is given",
         lost="nothing outside opened or written",
     )
 
@@ -173,3 +189,36 @@ def too_large(case, tiny_run, tmp_path, capsys) -> int:
         assert peak_bytes() - before < 64 * MEGABYTE, name
         shutil.rmtree(run.parent)
     return len(names)
+
+
+def hostile_folder(path: Path, name: str, kind: str, outside: Path) -> Path:
+    """A folder that holds no run, but has something in the place of what a command would write there."""
+    target = path / name
+    target.parent.mkdir(parents=True)
+    os.chdir(path)  # as a socket has room for a short path only
+    target.write_text("")
+    KINDS[kind](target, outside)
+    return path
+
+
+def lie_where_a_command_writes_first(case, tiny_run, tmp_path, outside, capsys, monkeypatch) -> int:
+    """Of links a command would write through, or make what they lead to."""
+    config = tmp_path / "hostile.yaml"
+    config.write_text(f"data: {{train_data_path: {tiny_run.parent / 'text.tsv'}, val_split: 12}}\n")
+    every = [(words, name, kind) for words, names in FIRST_WRITTEN.items() for name in names for kind in KINDS]
+    every = every[:: case.size(4, 1)]
+    monkeypatch.chdir(tmp_path)  # until the test has ended
+    for number, (words, name, kind) in enumerate(every):
+        what = f"{words[0]}: {name} is {kind}"
+        folder = hostile_folder(tmp_path / f"hostile-{number}", name, kind, outside)
+        settings = [] if words[0] == "translate" else TINY
+        given = [word.format(config=config, folder=folder, run=tiny_run) for word in words]
+        with Watch(outside) as watch, quickly(3, what):
+            result = call(capsys, *given, *settings)
+            assert not watch.seen(), what
+        assert result.code == 4, f"{what}: {result.err}"
+        assert f"{folder / name}: is not a plain file" in result.error_lines[0], what
+        assert not os.path.exists(folder / Path(name).parent / "nothing"), what
+        os.chdir(tmp_path)
+        shutil.rmtree(folder)
+    return len(every)
