@@ -1,5 +1,6 @@
 """The durable writer: killed or failing at each of its calls, it leaves the old or the new, never neither."""
 
+import contextlib
 import errno
 import json
 import os
@@ -7,7 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,20 @@ class Case:
 def case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # slow, and a process that dies loses nothing without it
     return Case(request.param, tmp_path)
+
+
+@contextlib.contextmanager
+def refusing_to_sync(error: int, *, folders: bool) -> Iterator[list[Call]]:
+    """Let each sync of a folder, or each of a file, fail; returns those calls."""
+    refused: list[Call] = []
+
+    def fail(call: Call) -> None:
+        if call.name == "fsync" and stat.S_ISDIR(os.fstat(call.arguments[0]).st_mode) == folders:
+            refused.append(call)
+            raise OSError(error, os.strerror(error))
+
+    with announced(fail):
+        yield refused
 
 
 class TestFaults:
@@ -162,6 +177,21 @@ class TestFaults:
 
     def test_other_errors_pass(self, case: Case) -> None:
         with pytest.raises(InterruptedError), failing_at(2, errno.EINTR):
+            case.write()
+
+    @pytest.mark.parametrize("error", [errno.EINVAL, errno.EBADF])
+    def test_folders_that_cannot_be_synced(self, case: Case, error: int) -> None:
+        """As on some file systems of networks; a file that cannot be is an error."""
+        with refusing_to_sync(error, folders=True) as refused:
+            case.write()
+        assert case.state() == "new" and refused
+        case.reset()
+        with pytest.raises(OSError, match=os.strerror(error)), refusing_to_sync(error, folders=False):
+            case.write()
+        assert case.state() == "old"
+
+    def test_a_folder_that_a_broken_disk_does_not_sync(self, case: Case) -> None:
+        with pytest.raises(ResourceError, match="Input/output error"), refusing_to_sync(errno.EIO, folders=True):
             case.write()
 
     def test_errors_of_libraries_in_rust(self, tmp_path: Path) -> None:
