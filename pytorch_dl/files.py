@@ -231,10 +231,13 @@ def _system_error(error: Exception) -> int:
 
 
 class RunLock:
-    """Holds a run folder for one process; the system lets go of it when the process ends, however it ends."""
+    """Holds a run folder for one process; the system lets go of it when the process ends, however it ends.
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / ".lock"
+    Of another folder, `setting` is what named it.
+    """
+
+    def __init__(self, folder: Path, *, setting: str | None = None) -> None:
+        self.path, self.setting = folder / ".lock", setting
         self._file: Any = None
 
     def __enter__(self) -> "RunLock":
@@ -250,9 +253,9 @@ class RunLock:
             holder = self._file.read().strip() or "unknown"
             self._file.close()
             raise ResourceError(
-                f"another process (pid {holder}) is using this run folder",
+                f"another process (pid {holder}) is using this {self.setting or 'run folder'}",
                 where=str(self.path.parent),
-                fix="wait for it to end, or choose another --out",
+                fix=f"wait for it to end, or choose another {self.setting or '--out'}",
             ) from None
         self._file.truncate(0)
         self._file.write(str(os.getpid()))

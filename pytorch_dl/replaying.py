@@ -20,7 +20,7 @@ from pytorch_dl.files import damage, read_json, sha256
 from pytorch_dl.prepare import prepare
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.diagnosis import Failure, kept
-from pytorch_dl.training.metrics import METRICS
+from pytorch_dl.training.metrics import METRICS, holds
 from pytorch_dl.training.run_folder import RunFolder, environment
 from pytorch_dl.training.trainer import create_trainer
 from pytorch_dl.validating import decoder
@@ -142,6 +142,10 @@ def _begin(folder: RunFolder, again: RunFolder, start: int, record: Path) -> int
         if source.exists():
             shutil.copytree(source, again.checkpoints / source.name)
     position = state.metrics_position
+    if not record.exists() or not holds(record, position, state.metrics_sha256):
+        raise CheckpointError(
+            f"is not as it was at the checkpoint of step {start}", where=str(record), fix="restore it from a backup"
+        )
     with open(record, "rb") as file:
         (again.path / METRICS).write_bytes(file.read(position))
     return position

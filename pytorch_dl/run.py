@@ -28,6 +28,7 @@ from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.errors import DataError, Interrupted, UserError
 from pytorch_dl.evaluating import evaluate_run
 from pytorch_dl.files import RunLock, new_folder, remove_leftovers, write_json
+from pytorch_dl.plain_files import refuse_strange, strange_entries
 from pytorch_dl.prepare import new_tokenizers, prepare, require_same_texts, text_states
 from pytorch_dl.process import keep_freed_memory
 from pytorch_dl.reporting.page import write_page
@@ -178,7 +179,7 @@ def train(
         return
     changes = peers.tell(changed_settings(folder, config) if peers.is_first else None)
     look_at_changes(folder, config, changes, accepted=accept_changes, say=progress.say)
-    with RunLock(folder.path) if peers.is_first else contextlib.nullcontext():
+    with _held(folder, config) if peers.is_first else contextlib.nullcontext():
         begun_with = text_states(config)
         if peers.is_first:
             remove_leftovers(folder.path)
@@ -225,6 +226,17 @@ def train(
             origin = {"best_step": state.best_step, "last_step": state.step, "averaged": trainer.best.are_average}
             write_json(temporary / "origin.json", origin)
         progress.say(f"kept for use: {_kept(state, config.training, has_average=trainer.best.are_average)}")
+
+
+@contextlib.contextmanager
+def _held(folder: RunFolder, config: Config) -> Iterator[None]:
+    """Keep other processes out of the folder, and of the one that the records go to, where it is another."""
+    records = Path(config.logging.log_dir or folder.path)
+    with RunLock(folder.path), contextlib.ExitStack() as stack:
+        if records.resolve() != folder.path.resolve():
+            refuse_strange(strange_entries(records, deep=False))
+            stack.enter_context(RunLock(records, setting="logging.log_dir"))
+        yield
 
 
 def _divided_into_batches(

@@ -15,9 +15,10 @@ from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.plain_files import strangeness
 from pytorch_dl.prepare import recorded_texts
 from pytorch_dl.training import checkpoint as ckpt
-from pytorch_dl.training.metrics import METRICS
+from pytorch_dl.training.metrics import METRICS, holds
 from pytorch_dl.training.optimizer import make_optimizer
 from pytorch_dl.training.run_folder import RunFolder
+from pytorch_dl.training.train_state import TrainState
 
 
 class Finding(NamedTuple):
@@ -62,9 +63,9 @@ def verify(path: Path) -> Iterator[Finding]:
         yield Finding(str(store.relative_to(path)), damage(store))
     outside = {"data.cache_dir": config.data.cache_dir, "logging.log_dir": config.logging.log_dir}
     if not outside["logging.log_dir"]:
-        record, (needed, step) = path / METRICS, _farthest_position(folder)
-        if needed or record.exists():
-            yield Finding(record.name, _record_problem(record, needed=needed, step=step))
+        record, newest = path / METRICS, _newest_state(folder)
+        if newest.metrics_position or record.exists():
+            yield Finding(record.name, _record_problem(record, newest))
     yield from (Finding(name, None, Path(place)) for name, place in outside.items() if place)
 
 
@@ -101,22 +102,22 @@ def _require_whole(path: Path) -> None:
         raise CheckpointError(reason)
 
 
-def _farthest_position(folder: RunFolder) -> tuple[int, int]:
-    """The most bytes of the record that a checkpoint tells of, and its step."""
-    found = [(0, 0)]
+def _newest_state(folder: RunFolder) -> TrainState:
+    """That of the newest checkpoint that can be read; a fresh one where there is none."""
     for path in ckpt.checkpoints(folder.checkpoints):
         with contextlib.suppress(CheckpointError):
-            state = ckpt.read_train_state(path)
-            found.append((state.metrics_position, state.step))
-    return max(found)
+            return ckpt.read_train_state(path)
+    return TrainState()
 
 
-def _record_problem(path: Path, *, needed: int, step: int) -> str | None:
-    """Less than the checkpoint of `step` needs, a line that is no record, or one of an earlier step than before."""
+def _record_problem(path: Path, newest: TrainState) -> str | None:
+    """Another one than at the newest checkpoint, a line that is no record, or one of an earlier step than before."""
     if strange := strangeness(path):
         return strange
-    if (size := path.stat().st_size) < needed:
-        return f"has {size:,} bytes, and had {needed:,} at the checkpoint of step {step:,}"
+    if (size := path.stat().st_size) < newest.metrics_position:
+        return f"has {size:,} bytes, and had {newest.metrics_position:,} at the checkpoint of step {newest.step:,}"
+    if not holds(path, newest.metrics_position, newest.metrics_sha256):
+        return f"is not as it was at the checkpoint of step {newest.step:,}"
     before = 0
     with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):

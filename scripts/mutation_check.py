@@ -137,7 +137,7 @@ MUTANTS = {
     "record": Mutant(
         "the record is not cut back to the checkpoint",
         "pytorch_dl/training/trainer.py",
-        {"        self.state.metrics_position = self.reporter.position(self.state)\n": ""},
+        {"        self.reporter.note_position(self.state)\n": ""},
         "tests/training/test_resume.py::TestEveryStep",
         "step-0",
     ),

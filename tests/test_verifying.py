@@ -121,6 +121,13 @@ def test_a_best_checkpoint_that_is_gone(run):
     }
 
 
+def test_a_record_of_another_run(run):
+    """As long as the run's own."""
+    record = run / "metrics.jsonl"
+    record.write_text(record.read_text().replace('"nll": 5', '"nll": 6'))
+    assert problems(run) == {record.name: "is not as it was at the checkpoint of step 20"}
+
+
 @pytest.mark.parametrize("lines", [None, 2])
 def test_a_record_that_lost_its_end(lines, run):
     record = run / "metrics.jsonl"

@@ -241,7 +241,7 @@ class LoggingConfig(Section):
     log_every: Positive = 50
     """Steps between lines of metrics."""
     log_dir: str | None = None
-    """Folder of metrics.jsonl, timing.jsonl and TensorBoard's files: the run folder when left out."""
+    """Folder of metrics.jsonl, timing.jsonl and TensorBoard's files, of one run at a time; left out: the run folder."""
     tensorboard: bool = True
     """Write TensorBoard files."""
     wandb: bool = False

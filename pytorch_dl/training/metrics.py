@@ -6,6 +6,7 @@ What depends on the clock or the machine (tokens/s, memory) lies beside it in ti
 translated in samples.jsonl. Neither is cut back: of several lines of a step, the last one counts.
 """
 
+import hashlib
 import itertools
 import json
 import os
@@ -36,8 +37,14 @@ def set_record_aside(folder: Path) -> Path | None:
     return folder / f"metrics.{number}.jsonl"
 
 
+def holds(record: Path, position: int, sha256: str) -> bool:
+    """Whether a record is that of a checkpoint, up to its position there: another training may have put one there."""
+    found = record.read_bytes()[:position] if record.exists() else b""
+    return not position or (len(found) == position and hashlib.sha256(found).hexdigest() == sha256)
+
+
 class MetricsLog:
-    """Writes each record to its file at once."""
+    """Writes each record to its file at once; goes on behind the first `position` bytes."""
 
     def __init__(self, folder: Path, *, position: int) -> None:
         self._metrics, self._timing, self._samples = folder / METRICS, folder / TIMING, folder / SAMPLES
@@ -45,17 +52,23 @@ class MetricsLog:
             make_folder(folder)
             self._metrics.touch()
             sync_folder(folder)
-            whole = position if position <= self.position else _end_of_last_line(self._metrics)
-            os.truncate(self._metrics, whole)  # never longer: that would fill it with zeros
+            assert position <= self.position, "it would be filled with zeros"
+            os.truncate(self._metrics, position)
+        self._sum = hashlib.sha256(self._metrics.read_bytes())
 
     @property
     def position(self) -> int:
         """Bytes of the record so far: a checkpoint remembers them."""
         return self._metrics.stat().st_size
 
+    @property
+    def sha256(self) -> str:
+        """Of those bytes."""
+        return self._sum.hexdigest()
+
     def write(self, step: int, kind: str, values: Record) -> None:
         """Record what follows from data, configuration and seed alone."""
-        _append(self._metrics, {"step": step, "kind": kind, **values})
+        self._sum.update(_append(self._metrics, {"step": step, "kind": kind, **values}))
 
     def write_timing(self, step: int, values: Record) -> None:
         """Record what depends on the machine."""
@@ -80,11 +93,8 @@ def memory_mb() -> dict[str, float]:
     return peak
 
 
-def _end_of_last_line(path: Path) -> int:
-    """What follows must not go on with a torn line."""
-    return path.read_bytes().rfind(b"\n") + 1
-
-
-def _append(path: Path, record: Record) -> None:
+def _append(path: Path, record: Record) -> bytes:
+    line = json.dumps(record, ensure_ascii=False) + "\n"
     with disk_errors(path), open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        file.write(line)
+    return line.encode()

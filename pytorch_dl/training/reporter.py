@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from pytorch_dl.config.load import flat
 from pytorch_dl.config.model_config import LoggingConfig
-from pytorch_dl.training.metrics import METRICS, MetricsLog, memory_mb, set_record_aside
+from pytorch_dl.training.metrics import METRICS, MetricsLog, holds, memory_mb, set_record_aside
 from pytorch_dl.training.progress import Draw, Progress, Sample, duration
 from pytorch_dl.training.trackers import make_trackers
 from pytorch_dl.training.tracking import Tracker, Trackers
@@ -43,21 +43,25 @@ class Reporter:
         """Open the files, cut back to where they were at the state's checkpoint."""
         trackers = list(self.trackers)
         if self.folder:
-            if state.step == 0 and (aside := set_record_aside(self.folder)):
-                self.say(f"the record of an earlier training is kept as {aside}")
-            self._warn_if_cut_short(self.folder / METRICS, state)
+            self._open_record(self.folder, state)
             trackers = [*make_trackers(self.config, self.folder), *trackers]
-            self._log = MetricsLog(self.folder, position=state.metrics_position)
         self._tracked = Trackers(trackers, flat(self.settings), first_step=state.step + 1)
         return self
 
-    def _warn_if_cut_short(self, record: Path, state: TrainState) -> None:
+    def _open_record(self, folder: Path, state: TrainState) -> None:
+        """Go on with the record of the state's checkpoint; any other one is set aside as it is."""
+        record, position = folder / METRICS, state.metrics_position
         size = record.stat().st_size if record.exists() else 0
-        if size < state.metrics_position:
+        known = holds(record, position, state.metrics_sha256)
+        aside = None if known and position else set_record_aside(folder)
+        if not known:
             self.say(
-                f"warning: {record} has {size:,} bytes, and had {state.metrics_position:,} at the checkpoint of step "
-                f"{state.step:,}: the lines that it has lost stay lost, restore it from a backup if there is one"
+                f"warning: {record}, of {size:,} bytes, is not as it was at the checkpoint of step {state.step:,}, "
+                f"which had {position:,}: {f'it is kept as {aside}, and ' if aside else ''}another one begins"
             )
+        elif aside:
+            self.say(f"the record of an earlier training is kept as {aside}")
+        self._log = MetricsLog(folder, position=position if known else 0)
 
     def go_back(self, state: TrainState) -> None:
         """Cut the files back to where they were at the state's checkpoint, while training goes on."""
@@ -75,12 +79,11 @@ class Reporter:
         self.progress.__exit__(kind, error, trace)
         self._close()
 
-    def position(self, state: TrainState) -> int:
-        """Bytes of metrics.jsonl, which are on the disk when this returns; while closed, those that the state tells."""
-        if not self._log:
-            return state.metrics_position
-        self._log.sync()
-        return self._log.position
+    def note_position(self, state: TrainState) -> None:
+        """Tell the state where metrics.jsonl is, and what it holds, which is on the disk when this returns."""
+        if self._log:
+            self._log.sync()
+            state.metrics_position, state.metrics_sha256 = self._log.position, self._log.sha256
 
     def say(self, text: str) -> None:
         """Print a line that stays."""

@@ -51,6 +51,7 @@ class TrainState:
     stale_validations: Whole = 0  # since the best one
     seconds: Real = 0.0  # of training, over all its lives
     metrics_position: Whole = 0  # bytes of metrics.jsonl
+    metrics_sha256: Annotated[str, Field(strict=True, pattern="^([0-9a-f]{64})?$")] = ""  # of those bytes
     usual_loss: Real | None = None  # per token, of late, where training watches for spikes
     returns: Whole = 0  # after spikes, to the last checkpoint that was due
     precision: Precision = "fp32"

@@ -263,7 +263,7 @@ class OptimizedTrainer:
         if self.best.are_in_use:
             return  # the last weights are saved already
         self._read()
-        self.state.metrics_position = self.reporter.position(self.state)
+        self.reporter.note_position(self.state)
         self.checkpoints.save(self.state)
 
     def _step_by_step(self, total_steps: int, *, epochs: int, stop_after: int | None) -> str:

@@ -1,5 +1,6 @@
 """Records: what is written, and where it is cut."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pytorch_dl.training.metrics import METRICS, SAMPLES, TIMING, MetricsLog, memory_mb
+from pytorch_dl.training.metrics import METRICS, SAMPLES, TIMING, MetricsLog, holds, memory_mb
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -42,10 +43,19 @@ class TestRecord:
         log.write(2, "train", {"loss": 3.0})
         assert [line["loss"] for line in lines(tmp_path / METRICS)] == [1.0, 3.0]
 
-    def test_is_never_filled_up(self, tmp_path: Path) -> None:
-        (tmp_path / METRICS).write_text("{}\n")
-        assert MetricsLog(tmp_path, position=999).position == 3
-        assert (tmp_path / METRICS).read_text() == "{}\n"
+    def test_its_sum_is_that_of_the_file(self, tmp_path: Path) -> None:
+        """Of what was there before as well."""
+        (tmp_path / METRICS).write_text("{}\n{}\n")
+        log = MetricsLog(tmp_path, position=3)
+        log.write(1, "train", {"name": "größe"})
+        content = (tmp_path / METRICS).read_bytes()
+        assert log.sha256 == hashlib.sha256(content).hexdigest()
+        assert holds(tmp_path / METRICS, log.position, log.sha256)
+        assert not holds(tmp_path / METRICS, log.position - 1, log.sha256)
+        assert holds(tmp_path / METRICS, 3, hashlib.sha256(content[:3]).hexdigest())
+        assert not holds(tmp_path / METRICS, log.position + 1, log.sha256)
+        assert not holds(tmp_path / "none", 1, log.sha256)
+        assert holds(tmp_path / "none", 0, "")
 
     def test_sync_reaches_the_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         synced = []

@@ -1,5 +1,6 @@
 """What training says: records that follow from the state alone, and lines for people."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -102,16 +103,21 @@ def test_without_a_folder_nothing_is_written() -> None:
     with Reporter(None, QUIET, silent(), settings={}).open(state) as reporter:
         reporter.step(state, SUMS, learning_rate=0.1, total_steps=2, ending="")
         reporter.epoch(state, SUMS, total_steps=2000, ending="1:00 left")
-        assert reporter.position(state) == 17
+        reporter.note_position(state)
+    assert (state.metrics_position, state.metrics_sha256) == (17, "")
 
 
 def test_the_position_is_that_of_the_file(tmp_path: Path) -> None:
     state = TrainState(step=1)
     reporter = Reporter(tmp_path, QUIET, silent(), settings={})
     with reporter.open(state):
-        assert reporter.position(state) == 0
+        reporter.note_position(state)
+        assert state.metrics_position == 0
         reporter.epoch(state, SUMS, total_steps=2000, ending="1:00 left")
-        assert reporter.position(state) == (tmp_path / METRICS).stat().st_size > 0
+        reporter.note_position(state)
+    content = (tmp_path / METRICS).read_bytes()
+    assert (state.metrics_position, state.metrics_sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert content
 
 
 def test_a_huge_loss_has_a_finite_perplexity(tmp_path: Path) -> None:

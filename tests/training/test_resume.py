@@ -376,18 +376,31 @@ class TestDamage:
         trainer.train()
         assert (run / METRICS).read_text().startswith('{"step": 5, ')
         said = trainer.reporter.progress.console.file.getvalue()
-        assert f"warning: {run / METRICS} has 0 bytes, and had {had:,} at the checkpoint of step 4: " in said
+        told = (
+            f"warning: {run / METRICS}, of 0 bytes, is not as it was at the checkpoint of step 4, which had {had:,}: "
+        )
+        assert f"{told}another one begins\n" in said
 
-    def test_nothing_is_written_behind_a_torn_line(self, run: Path) -> None:
-        """Of a record that is shorter than at the checkpoint."""
-        first = (run / METRICS).read_bytes().splitlines(keepends=True)[0]
-        (run / METRICS).write_bytes(first + b'{"step": 2, "ki')
+    @pytest.mark.parametrize("kind", ["shorter", "another", "longer"])
+    def test_another_record_is_set_aside_as_it_is(self, run: Path, kind: str) -> None:
+        """One that has lost its end, and those of another training in the same folder."""
+        own = (run / METRICS).read_bytes()
+        lines = own.splitlines(keepends=True)
+        others = {
+            "shorter": lines[0] + b'{"step": 2, "ki',
+            "another": own.replace(b"2", b"3"),
+            "longer": lines[0] + own,
+        }
+        (run / METRICS).write_bytes(others[kind])
         trainer = resumed(make(run))
         trainer.train()
-        lines = (run / METRICS).read_bytes().splitlines(keepends=True)
-        assert lines[0] == first
-        assert [json.loads(line)["step"] for line in lines][:2] == [1, 5]
-        assert f"has {len(first) + 15} bytes, and had" in trainer.reporter.progress.console.file.getvalue()
+        assert (run / "metrics.1.jsonl").read_bytes() == others[kind]
+        straight_on = [line for line in lines if json.loads(line)["step"] > 4]
+        assert (run / METRICS).read_bytes().splitlines(keepends=True)[: len(straight_on)] == straight_on
+        said = trainer.reporter.progress.console.file.getvalue()
+        assert (
+            said.count("warning: ") == 1 and f"it is kept as {run / 'metrics.1.jsonl'}, and another one begins" in said
+        )
 
     def test_a_torn_last_line_of_the_record_is_cut(self, run: Path) -> None:
         with open(run / METRICS, "a") as file:
