@@ -297,6 +297,7 @@ def test_bad_input_ends_in_one_line(item: Case, folder: Path, capsys: pytest.Cap
     assert result.err.endswith(f"{line}\n")
     for part in item.parts:
         assert part in line
+    assert item.code == 2 or " Fix: " in line
     assert "Traceback" not in result.err
     assert "internal error" not in result.err
     after = contents(folder)

@@ -17,7 +17,7 @@ from pytorch_dl.errors import CheckpointError, ConfigError
 from pytorch_dl.files import damage, new_folder, read_json, write_json
 from pytorch_dl.plain_files import strangeness
 from pytorch_dl.training.sharding import as_part, gathered, held, own_rows
-from pytorch_dl.training.train_state import TrainState
+from pytorch_dl.training.train_state import RESTORE, TrainState
 
 MODEL, OPTIMIZER, AVERAGE, STATE = "model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"
 NAME = re.compile(r"step-[0-9]{8}")
@@ -104,9 +104,9 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         state = read_json(path / STATE)
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"cannot be read: {error}", where=str(path / STATE)) from None
+        raise CheckpointError(f"cannot be read: {error}", where=str(path / STATE), fix=RESTORE) from None
     if not isinstance(state, dict):
-        raise CheckpointError("is not a JSON object", where=str(path / STATE))
+        raise CheckpointError("is not a JSON object", where=str(path / STATE), fix=RESTORE)
     return state
 
 
@@ -121,12 +121,12 @@ def read_train_state(path: Path) -> TrainState:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file."""
     if strange := strangeness(path):
-        raise CheckpointError(f"not a readable safetensors file: it {strange}", where=str(path))
+        raise CheckpointError(f"not a readable safetensors file: it {strange}", where=str(path), fix=RESTORE)
     try:
         tensors: dict[str, Tensor] = load_file(path)
         return tensors
     except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(f"not a readable safetensors file: {error}", where=str(path)) from None
+        raise CheckpointError(f"not a readable safetensors file: {error}", where=str(path), fix=RESTORE) from None
 
 
 def weights_of(folder: Path, step: int) -> dict[str, Tensor]:
@@ -193,13 +193,15 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Pat
     with safe_open(path, "pt") as file:
         saved_kind = (file.metadata() or {}).get("optimizer")
     if saved_kind != kind:
-        raise CheckpointError(f"was written by the optimizer {saved_kind}, not {kind}", where=where)
+        fix = "set optimizer.name back to what it was, or begin another run with these weights by --weights-from"
+        raise CheckpointError(f"was written by the optimizer {saved_kind}, not {kind}", where=where, fix=fix)
     parameters = dict(model.named_parameters())
     states: dict[str, dict[str, Tensor | float]] = {}
     for key, tensor in tensors.items():
         name, _, part = key.rpartition("/")
         if name not in parameters:
-            raise CheckpointError(f"optimizer state of unknown parameter {name!r}", where=where)
+            what = f"optimizer state of unknown parameter {name!r}"
+            raise CheckpointError(what, where=where, fix=_OTHER_CONFIGURATION)
         if (like := _expected_state(part, tensor, parameters[name])) is not None:
             _require_kind(key, tensor, like=like, where=where)
         _require_finite(key, tensor, where=where)
@@ -209,7 +211,7 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Pat
         states.setdefault(name, {})[part.removesuffix(_NUMBER)] = tensor.item() if number else tensor
     lacking = [f"{name}/{part}" for name in states for part in _NEEDED.get(kind, ()) if part not in states[name]]
     if lacking:
-        raise CheckpointError(f"optimizer state {lacking[0]!r} is missing", where=where)
+        raise CheckpointError(f"optimizer state {lacking[0]!r} is missing", where=where, fix=RESTORE)
     names = {held(parameter): name for name, parameter in parameters.items()}
     order = [names.get(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     by_index = {index: states[name] for index, name in enumerate(order) if name in states}
@@ -217,7 +219,7 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Pat
         optimizer.load_state_dict({"state": by_index, "param_groups": optimizer.state_dict()["param_groups"]})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         what = f"holds no state of {kind} ({type(error).__name__}: {error})"
-        raise CheckpointError(what, where=where, fix="use the configuration it was trained with") from error
+        raise CheckpointError(what, where=where, fix=_OTHER_CONFIGURATION) from error
 
 
 def _expected_state(part: str, tensor: Tensor, parameter: Tensor) -> Tensor | None:
@@ -238,7 +240,7 @@ def _require_kind(name: str, tensor: Tensor, *, like: Tensor, where: str) -> Non
 
 def _require_finite(name: str, tensor: Tensor, *, where: str) -> None:
     if not _is_finite(tensor):
-        raise CheckpointError(f"tensor {name!r} holds numbers that are not finite", where=where)
+        raise CheckpointError(f"tensor {name!r} holds numbers that are not finite", where=where, fix=RESTORE)
 
 
 def _is_finite(tensor: Tensor) -> bool:

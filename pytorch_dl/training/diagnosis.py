@@ -31,6 +31,7 @@ BATCH, FAILURE = "batch.safetensors", "failure.json"
 NAME = re.compile(r"failed-step-[0-9]{8}")
 SHOWN_PAIRS = 8
 WEIGHTS = "the weights"
+_RESTORE = "restore it from a backup; or delete it: an earlier failure is looked at then, where there is one"
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def kept(folder: Path, model: OptimizedTransformer) -> tuple[Failure, Batch] | N
     if path is None:
         return None
     if (reason := damage(path)) is not None:
-        raise CheckpointError(reason, where=str(path))
+        raise CheckpointError(reason, where=str(path), fix=_RESTORE)
     ckpt.load_weights(model, ckpt.read_tensors(path / ckpt.MODEL), where=str(path))
     try:
         values = read_json(path / FAILURE)
@@ -162,7 +163,7 @@ def kept(folder: Path, model: OptimizedTransformer) -> tuple[Failure, Batch] | N
         refuse_misfit(batch, model, where=BATCH)
         _refuse_another(failure, batch, name=path.name)
     except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
-        raise CheckpointError(f"is no failure that training wrote ({error})", where=str(path)) from None
+        raise CheckpointError(f"is no failure that training wrote ({error})", where=str(path), fix=_RESTORE) from None
     return failure, batch
 
 

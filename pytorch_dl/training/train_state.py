@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pytorch_dl.errors import CheckpointError
 from pytorch_dl.training.precision import Precision
 
+RESTORE = "restore it from a backup; or delete it, where it is a checkpoint: training goes on from the one before"
 Whole = Annotated[int, Field(strict=True, ge=0)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
@@ -69,13 +70,15 @@ class TrainState:
         """Read what `to_json` wrote."""
         if values.keys() != vars(cls()).keys():
             names = ", ".join(sorted(values.keys() ^ vars(cls()).keys()))
-            raise CheckpointError(f"state has other fields than expected: {names}", where=where)
+            fix = "go on with the version of pytorch-dl that wrote it, or restore it from a backup"
+            raise CheckpointError(f"state has other fields than expected: {names}", where=where, fix=fix)
         try:
             return TypeAdapter(cls).validate_python(dict(values))
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(map(str, first["loc"]))
-            raise CheckpointError(f"state {name}: {first['msg']}, got {first['input']!r}", where=where) from None
+            what = f"state {name}: {first['msg']}, got {first['input']!r}"
+            raise CheckpointError(what, where=where, fix=RESTORE) from None
 
     def note_validation(self, value: float, *, higher_is_better: bool, min_delta: float) -> bool:
         """Record a validation of this step; True when it is the best so far."""

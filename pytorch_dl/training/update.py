@@ -15,7 +15,7 @@ from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.optimizer import WeightAverage, gradient_norm
 from pytorch_dl.training.precision import Precision
 from pytorch_dl.training.sharding import SharedScaler, held_parameters, is_divided, is_finite, whole_norm
-from pytorch_dl.training.train_state import TrainState
+from pytorch_dl.training.train_state import RESTORE, TrainState
 
 MIN_LOSS_SCALE = 2.0**-10
 LATE_DEVICES = ("cuda",)  # whose numbers are read a step late: to wait for them would leave the device idle
@@ -77,7 +77,8 @@ class WeightUpdate:
         self.begin_scaling(state.precision)
         if state.scaler.keys() != self.scaler.state_dict().keys():
             names = sorted(state.scaler)
-            raise CheckpointError(f"scaler of {state.precision} training has the fields {names}", where=where)
+            what = f"scaler of {state.precision} training has the fields {names}"
+            raise CheckpointError(what, where=where, fix=RESTORE)
         if state.scaler:
             self.scaler.load_state_dict(state.scaler)
 

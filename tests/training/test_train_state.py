@@ -80,7 +80,9 @@ def test_hostile_values_are_named(path: str, value: Any, message: str) -> None:
 def test_a_missing_field_is_named(name: str) -> None:
     values = full_state().to_json()
     del values[name]
-    with pytest.raises(CheckpointError, match=f"^here: state has other fields than expected: {name}$"):
+    with pytest.raises(
+        CheckpointError, match=f"^here: state has other fields than expected: {name}. Fix: go on with the"
+    ):
         TrainState.from_json(values, where="here")
 
 
