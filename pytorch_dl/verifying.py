@@ -87,8 +87,7 @@ def _read_checkpoint(path: Path, model: OptimizedTransformer, config: Config) ->
     ckpt.load_weights(model, ckpt.read_tensors(path / ckpt.MODEL), where=str(path))
     optimizer = make_optimizer(model, config.optimizer, learning_rate=config.training.learning_rate)
     ckpt.load_optimizer(model, optimizer, path / ckpt.OPTIMIZER)
-    if config.training.ema_decay:
-        ckpt.read_tensors(path / ckpt.AVERAGE)
+    if (path / ckpt.AVERAGE).exists():
         ckpt.load_weights(model, ckpt.weights_of(path.parent, state.step), where=str(path))
 
 

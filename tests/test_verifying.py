@@ -121,6 +121,14 @@ def test_a_best_checkpoint_that_is_gone(run):
     }
 
 
+def test_a_moving_average_that_was_switched_on_later(run):
+    """Older checkpoints hold none."""
+    config = load_config(run / "config.yaml")
+    config.training.ema_decay = 0.9
+    (run / "config.yaml").write_text(to_yaml(config))
+    assert problems(run) == {}
+
+
 def test_a_record_of_another_run(run):
     """As long as the run's own."""
     record = run / "metrics.jsonl"

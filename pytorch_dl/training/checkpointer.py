@@ -87,7 +87,7 @@ class Checkpointer:
         path = self._newest(report)
         if path is None:
             return None
-        state = self._load(path)
+        state = self._load(path, report)
         if self.peers.is_first:
             rotation.set_newer_aside(path)
         due = self._due() if self.peers.is_first else []
@@ -105,7 +105,7 @@ class Checkpointer:
                 where=str(self.folder),
                 fix="restore it from a backup, or set training.undo_loss_spikes to null",
             )
-        state = self._load(path)
+        state = self._load(path, report)
         if self.peers.is_first:
             rotation.delete_newer(path)
         self.return_step = state.step
@@ -149,10 +149,10 @@ class Checkpointer:
         self.wait()
         self.peers.wait()
 
-    def _load(self, path: Path) -> TrainState:
+    def _load(self, path: Path, report: Callable[[str], None]) -> TrainState:
         state = ckpt.read_train_state(path)
         ckpt.load_weights(self.model, ckpt.read_tensors(path / ckpt.MODEL), where=str(path))
-        self.update.restore(path, state)
+        self.update.restore(path, state, report)
         if (wanted := self.settings.mixed_precision) is not True:  # true keeps what the first life has chosen
             self._change_precision(state, choose_precision(wanted, self.update.device))
         self.saved_step = self._written_step = state.step

@@ -67,12 +67,18 @@ class WeightUpdate:
         """Of the last update."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def restore(self, checkpoint: Path, state: TrainState) -> None:
-        """Go on from the optimizer, moving average and loss scale of a checkpoint."""
+    def restore(self, checkpoint: Path, state: TrainState, report: Callable[[str], None]) -> None:
+        """Go on from the optimizer, moving average and loss scale of a checkpoint, whose weights the model has.
+
+        Where it holds no average, as none was asked for then, the average begins with those weights.
+        """
         where = str(checkpoint)
         self.forget_failure()
         ckpt.load_optimizer(self.model, self.optimizer, checkpoint / ckpt.OPTIMIZER)
-        if self.average:
+        if self.average and not (checkpoint / ckpt.AVERAGE).exists():
+            self.average = WeightAverage(self.model, self.average.decay)
+            report(f"the checkpoint holds no moving average of the weights: it begins at step {state.step:,}")
+        elif self.average:
             ckpt.load_tensors(self.average.weights, ckpt.read_tensors(checkpoint / ckpt.AVERAGE), where=where)
         self.begin_scaling(state.precision)
         if state.scaler.keys() != self.scaler.state_dict().keys():

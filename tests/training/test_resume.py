@@ -363,9 +363,17 @@ class TestDamage:
             other.resume()
         assert trainer.resume()
 
-    def test_a_moving_average_that_is_not_there(self, run: Path) -> None:
-        with pytest.raises(CheckpointError, match=r"average\.safetensors: not a readable safetensors file"):
-            make(run, ema_decay=0.5).resume()
+    def test_a_moving_average_that_is_switched_on_begins_with_the_weights(self, run: Path) -> None:
+        trainer = resumed(make(run, ema_decay=0.5, max_steps=6))
+        weights = ckpt.read_tensors(run / "checkpoints" / ckpt.name_of(4) / ckpt.MODEL)
+        assert trainer.update.average is not None
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in trainer.update.average.weights.items())
+        said = trainer.reporter.progress.console.file.getvalue()
+        assert "the checkpoint holds no moving average of the weights: it begins at step 4\n" in said
+        trainer.train()
+        again = resumed(make(run, ema_decay=0.5, max_steps=6))
+        assert "moving average" not in again.reporter.progress.console.file.getvalue()
+        assert (run / "checkpoints" / ckpt.name_of(6) / ckpt.AVERAGE).exists()
 
     def test_a_record_that_is_gone_is_not_filled_with_zeros(self, run: Path) -> None:
         size = (run / METRICS).stat().st_size
