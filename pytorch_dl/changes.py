@@ -19,6 +19,8 @@ FREE = {
     *("training.save_every", "training.save_in_background", "training.keep_checkpoints", "training.time_limit"),
     *("logging.tensorboard", "logging.wandb", "logging.wandb_project"),
 }
+# Of the environment, what numbers come from.
+BITS = frozenset({"torch", "cpu", "cpu_capability", "cpu_threads", "gpu"})
 
 
 def flat_settings(config: Config) -> dict[str, Any]:
@@ -55,6 +57,15 @@ def look_at_changes(
         )
     if changes:
         say(f"changed in config.yaml since training began: {_listed(changes)}")
+
+
+def warn_of_other_bits(folder: RunFolder, config: Config, *, say: Callable[[str], None]) -> None:
+    """Say where a run goes on with another torch or machine than it began with, whose numbers may have other bits."""
+    names = BITS - {"cpu_threads"} if config.system.num_threads else BITS
+    changed = folder.changed_environment(names) if ckpt.checkpoints(folder.checkpoints) else []
+    if changed:
+        found = "; ".join(changed)
+        say(f"warning: not as when the run began: {found}. It may end with other bits than one that was never stopped")
 
 
 def _listed(changes: Changes) -> str:

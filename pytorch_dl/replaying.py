@@ -16,12 +16,12 @@ from pytorch_dl.config import Config
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.errors import CheckpointError, ConfigError, Interrupted
-from pytorch_dl.files import damage, read_json, sha256
+from pytorch_dl.files import damage, sha256
 from pytorch_dl.prepare import prepare
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.diagnosis import Failure, kept
 from pytorch_dl.training.metrics import METRICS, holds
-from pytorch_dl.training.run_folder import RunFolder, environment
+from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.training.trainer import create_trainer
 from pytorch_dl.validating import decoder
 
@@ -113,13 +113,9 @@ def _texts(batch: Batch, pairs: list[int], tokenizers: TokenizerPair) -> Iterato
 
 def changed_environment(path: Path) -> list[str]:
     """What of versions and machine is not as when the run began: the likeliest reasons for other bits."""
-    try:
-        before = dict(read_json(path / "environment.json"))
-    except (OSError, ValueError, TypeError, RecursionError):
-        return ["what it was begun with is not known"]
-    now = environment()
-    changed = [f"{name} is {now[name]}, it was {before.get(name)}" for name in now if now[name] != before.get(name)]
-    if RunFolder(path).read_config().system.shard:
+    folder = RunFolder(path)
+    changed = folder.changed_environment()
+    if folder.read_config().system.shard:
         changed.append("system.shard is on: a model that was divided among processes is the same but for rounding")
     return changed
 

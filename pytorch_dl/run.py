@@ -13,7 +13,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from pytorch_dl.building import build_model, choose_device
-from pytorch_dl.changes import changed_settings, flat_settings, look_at_changes
+from pytorch_dl.changes import changed_settings, flat_settings, look_at_changes, warn_of_other_bits
 from pytorch_dl.config import Config
 from pytorch_dl.config.model_config import TrainingConfig
 from pytorch_dl.dataset.check import CheckReport, check
@@ -179,6 +179,7 @@ def train(
         return
     changes = peers.tell(changed_settings(folder, config) if peers.is_first else None)
     look_at_changes(folder, config, changes, accepted=accept_changes, say=progress.say)
+    warn_of_other_bits(folder, config, say=progress.say)
     with _held(folder, config) if peers.is_first else contextlib.nullcontext():
         begun_with = text_states(config)
         if peers.is_first:

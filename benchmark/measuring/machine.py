@@ -1,7 +1,6 @@
 """Where, when and with what a figure was measured: it stands beside each result."""
 
 import os
-import platform
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,17 +18,14 @@ HALF_PRECISION = {"amx_bf16", "avx512_bf16", "avx512_fp16", "amx_fp16"}
 
 def machine() -> dict[str, Any]:
     """Machine, time, commit and versions."""
-    info = Path("/proc/cpuinfo")
-    models = [line.partition(":")[2].strip() for line in _lines(info) if line.startswith("model name")]
-    flags = next((set(line.split()) for line in _lines(info) if line.startswith("flags")), set())
+    flags = next((set(line.split()) for line in _lines(Path("/proc/cpuinfo")) if line.startswith("flags")), set())
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD") or "unknown",
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ":!benchmark/results")),
-        "cpu": models[0] if models else platform.processor() or "unknown",
+        **environment(),
         "cpu_half_precision": sorted(flags & HALF_PRECISION),
         "load_average_before": round(os.getloadavg()[0], 2),
-        **environment(),
         "numpy": numpy.__version__,
         "tokenizers": tokenizers.__version__,
     }

@@ -15,7 +15,7 @@ report.json        scores of the evaluation, report.md for people; report.html, 
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,6 +193,15 @@ class RunFolder:
             )
         return _read(self.config)
 
+    def changed_environment(self, names: Collection[str] | None = None) -> list[str]:
+        """What of versions and machine, or of these names of them, is not as it was when the run began."""
+        try:
+            before = dict(read_json(self.environment))
+        except (OSError, ValueError, TypeError, RecursionError):
+            return ["what it was begun with is not known"]
+        now = {name: value for name, value in environment().items() if name in before and name in (names or before)}
+        return [f"{name} is {value}, it was {before[name]}" for name, value in now.items() if value != before[name]]
+
     def _refuse_strange(self) -> None:
         """Raise where a link, pipe or device lies in the folder: it would have us read or write something elsewhere."""
         inner = (self.checkpoints, self.model, self.tokenizer, self.cache, self.weights_from)
@@ -214,8 +223,17 @@ def environment() -> dict[str, str | int]:
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "platform": platform.platform(),
+        "cpu": _cpu(),
         "cpu_threads": torch.get_num_threads(),
         "cpus": os.cpu_count() or 0,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def _cpu() -> str:
+    """Its model, where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or "unknown"
