@@ -27,8 +27,8 @@ Say = Callable[[str], None]
 Record = dict[str, list[RecordedText]]  # of each field of Texts
 
 
-def prepare(folder: RunFolder, config: Config, say: Say) -> DataModule:
-    """Tokenizers and token stores, found in the folder or made."""
+def prepare(folder: RunFolder, config: Config, say: Say, *, cache: Path | None = None) -> DataModule:
+    """Tokenizers and token stores, found in the folder or made; the stores in `cache`, where that is given."""
     texts = _same_texts(folder, config, say)
     data = DataModule(
         data=_with_number(config),
@@ -36,7 +36,7 @@ def prepare(folder: RunFolder, config: Config, say: Say) -> DataModule:
         seed=config.system.seed,
         tokenizers=_tokenizers(folder, config, texts, say),
         texts=texts,
-        cache_dir=config.data.cache_dir or folder.cache,
+        cache_dir=cache or config.data.cache_dir or folder.cache,
         report=say,
     )
     data.setup()

@@ -17,7 +17,7 @@ from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.errors import CheckpointError, ConfigError, Interrupted
 from pytorch_dl.files import damage, sha256
-from pytorch_dl.prepare import prepare
+from pytorch_dl.prepare import prepare, recorded_texts
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.diagnosis import Failure, kept
 from pytorch_dl.training.metrics import METRICS, holds
@@ -46,18 +46,18 @@ def replay(path: Path, step: int | None, *, say: Say) -> Replayed:
     """
     folder = RunFolder(path)
     config = folder.read_config()
-    kept = _kept_steps(folder)
-    if step is None and len(kept) < 2:
+    steps = _kept_steps(folder)
+    if step is None and len(steps) < 2:
         raise ConfigError(
-            f"the run keeps {len(kept)} whole checkpoints, and two are needed: to begin at and to compare with",
+            f"the run keeps {len(steps)} whole checkpoints, and two are needed: to begin at and to compare with",
             where=str(path),
             fix="give a step, or train with training.keep_checkpoints of 2 or more",
         )
-    step = step or max(kept)
-    start = max((one for one in kept if one < step), default=None)
+    step = step or max(steps)
+    start = max((one for one in steps if one < step), default=None)
     if start is None:
         raise ConfigError(
-            f"no whole checkpoint lies before step {step}; there are {', '.join(map(str, sorted(kept))) or 'none'}",
+            f"no whole checkpoint lies before step {step}; there are {', '.join(map(str, sorted(steps))) or 'none'}",
             where=str(folder.checkpoints),
             fix="give a later step",
         )
@@ -68,7 +68,7 @@ def replay(path: Path, step: int | None, *, say: Say) -> Replayed:
         _recompute(folder, again, config, step, say=say)
         lines, expected = (file.read_bytes()[position:].splitlines() for file in (again.path / METRICS, record))
         different = [_name_of(new) for new, old in itertools.zip_longest(lines, expected[: len(lines)]) if new != old]
-        files = sorted((folder.checkpoints / ckpt.name_of(step)).glob("*.safetensors")) if step in kept else []
+        files = sorted((folder.checkpoints / ckpt.name_of(step)).glob("*.safetensors")) if step in steps else []
         for file in files:
             if sha256(file) != sha256(again.checkpoints / file.parent.name / file.name):
                 different.append(f"{file.parent.name}/{file.name}")
@@ -147,8 +147,20 @@ def _begin(folder: RunFolder, again: RunFolder, start: int, record: Path) -> int
     return position
 
 
+def _stores(folder: RunFolder, again: RunFolder, config: Config) -> Path:
+    """A cache with links to the run's token stores: one that is damaged is built anew in place of its link."""
+    again.cache.mkdir()
+    for store in Path(config.data.cache_dir or folder.cache).glob("*"):
+        if store.is_dir():
+            (again.cache / store.name).symlink_to(store.resolve())
+    return again.cache
+
+
 def _recompute(folder: RunFolder, again: RunFolder, config: Config, step: int, *, say: Say) -> None:
-    data = prepare(folder, config, say)
+    if recorded_texts(folder) is None:
+        what, fix = "is missing, by which the run tells its text", "restore it from a backup"
+        raise CheckpointError(what, where=str(folder.data), fix=fix)
+    data = prepare(folder, config, say, cache=_stores(folder, again, config))
     config.training.time_limit = None  # this machine may be slower
     config.logging.log_dir, config.logging.tensorboard, config.logging.wandb = None, False, False
     trainer = create_trainer(

@@ -35,6 +35,35 @@ def test_the_same_bits(words, told, run, capsys):
     assert contents(run) == before
 
 
+@pytest.mark.parametrize("is_there", [True, False], ids=["damaged", "missing"])
+def test_token_stores_are_not_mended_in_the_run(is_there, run, capsys):
+    first, second = sorted(path for path in (run / "cache").iterdir() if path.is_dir())
+    (first / "src_ids").write_bytes(b"torn")
+    if not is_there:
+        shutil.rmtree(second)
+    before = contents(run)
+    result = call(capsys, "replay", str(run))
+    assert result.code == 0, result.err
+    assert "have the same bits" in result.out
+    assert contents(run) == before
+
+
+def test_what_tells_the_text_is_not_made_anew(run, capsys):
+    (run / "data.json").unlink()
+    before = contents(run)
+    result = call(capsys, "replay", str(run))
+    assert result.code == 4
+    assert f"{run}/data.json: is missing, by which the run tells its text. Fix: restore it" in result.error_lines[0]
+    assert contents(run) == before
+
+
+def test_another_record_is_refused(run, capsys):
+    (run / "metrics.jsonl").write_text("{}\n")
+    result = call(capsys, "replay", str(run))
+    assert result.code == 4
+    assert "metrics.jsonl: is not as it was at the checkpoint of step 10. Fix: " in result.error_lines[0]
+
+
 def test_other_bits_are_named(run, capsys):
     """In the record, and in the weights that the recomputed steps begin with."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
