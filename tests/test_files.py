@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from failing_calls import failing_at, number_of_calls
 
-from pytorch_dl.doctor.faults import Call, announced, failing_at, killed_at, number_of_calls
+from pytorch_dl.doctor.faults import Call, announced, killed_at
 from pytorch_dl.errors import ResourceError
 from pytorch_dl.files import (
     MANIFEST,

@@ -1,4 +1,4 @@
-"""Faults of the file system, injected at each call in turn: the process is killed there, or the call fails."""
+"""Faults of the file system, injected at each call in turn: the process is killed there."""
 
 import builtins
 import io
@@ -46,13 +46,6 @@ def announced(before: Callable[[Call], None]) -> Iterator[None]:
             setattr(module, name, original)
 
 
-def number_of_calls(action: Action) -> int:
-    calls: list[Call] = []
-    with announced(calls.append):
-        action()
-    return len(calls)
-
-
 def killed_at(number: int, action: Action) -> bool:
     """Run the action in a child that dies before the call of this number; False when it ended before."""
     return killed_when(lambda call: call.number == number, action)
@@ -79,15 +72,3 @@ def killed_when(is_time: Callable[[Call], bool], action: Action) -> bool:
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert code in (0, KILLED), f"the action failed with exit code {code}"
     return code == KILLED
-
-
-@contextmanager
-def failing_at(number: int, error: int, *, and_after: bool = False) -> Iterator[None]:
-    """Let the call of this number, and perhaps all later ones, fail with a system error."""
-
-    def fail(call: Call) -> None:
-        if call.number == number or (and_after and call.number > number):
-            raise OSError(error, os.strerror(error))
-
-    with announced(fail):
-        yield

@@ -19,7 +19,10 @@ from typing import Any
 
 from pytorch_dl.data import dates_file
 from pytorch_dl.errors import ResourceError
-from pytorch_dl.files import TEMPORARY, damage
+from pytorch_dl.files import TEMPORARY
+from pytorch_dl.training import checkpoint as ckpt
+from pytorch_dl.training.metrics import METRICS
+from pytorch_dl.training.run_folder import RunFolder
 
 SAVE_EVERY = 5
 STEPS, STEPS_OF_A_KILL = 200, 4  # at least so many, and so many for each kill
@@ -149,13 +152,13 @@ def wait_for(process: "subprocess.Popen[str]", run: Path, *, step: int, saving: 
 
 def is_saving(run: Path) -> bool:
     """Whether a checkpoint is being written, or was when its process died."""
-    return any((run / "checkpoints").glob(f"{TEMPORARY}*"))
+    return any(RunFolder(run).checkpoints.glob(f"{TEMPORARY}*"))
 
 
 def last_step(run: Path) -> int:
     """Of the last whole line of the record."""
     try:
-        with open(run / "metrics.jsonl", "rb") as file:
+        with open(run / METRICS, "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_LINES))  # a long record is asked for often
             whole = file.read().split(b"\n")[:-1]
         return int(json.loads(whole[-1])["step"]) if whole else 0
@@ -165,13 +168,13 @@ def last_step(run: Path) -> int:
 
 def newest_checkpoint(run: Path) -> int:
     """The step that the run goes on from."""
-    whole = (path for path in sorted((run / "checkpoints").glob("step-*"), reverse=True) if damage(path) is None)
-    newest = next(whole, None)
-    return int(newest.name.removeprefix("step-")) if newest else 0
+    newest = ckpt.newest_valid(RunFolder(run).checkpoints, lambda _: None)
+    return ckpt.read_train_state(newest).step if newest else 0
 
 
 def checksums(run: Path) -> dict[str, str]:
     """SHA-256 of the weights for use, the record, and the tensors of the last checkpoint."""
-    last = run / "checkpoints" / f"step-{newest_checkpoint(run):08d}"
-    files = [run / "model" / "model.safetensors", run / "metrics.jsonl", *sorted(last.glob("*.safetensors"))]
+    folder = RunFolder(run)
+    last = folder.checkpoints / ckpt.name_of(newest_checkpoint(run))
+    files = [folder.model / ckpt.MODEL, run / METRICS, *sorted(last.glob("*.safetensors"))]
     return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

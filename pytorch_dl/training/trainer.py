@@ -37,6 +37,7 @@ from pytorch_dl.training.preflight import try_largest
 from pytorch_dl.training.progress import Progress, Sample, duration
 from pytorch_dl.training.recorded_passes import RecordedPasses, can_record
 from pytorch_dl.training.reporter import Reporter
+from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.training.schedule import learning_rate_factor
 from pytorch_dl.training.sharding import divide, is_divided
 from pytorch_dl.training.signals import StopNow, StopRequest
@@ -454,7 +455,7 @@ def create_trainer(
         val_dataloader,
         make_optimizer(model, config.optimizer, learning_rate=config.training.learning_rate),
         log_dir=config.logging.log_dir or run_dir,
-        checkpoint_dir=None if run_dir is None else Path(run_dir) / "checkpoints",
+        checkpoint_dir=None if run_dir is None else RunFolder(Path(run_dir)).checkpoints,
         training=config.training,
         logging=config.logging,
         schedule=partial(learning_rate_factor, config.scheduler),

@@ -15,11 +15,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from failing_calls import failing_at, number_of_calls
 from faults_of_files import damaged
 from resuming import make, straight, trained
 from tiny import tiny_loader, tiny_model, tiny_trainer
 
-from pytorch_dl.doctor.faults import failing_at, killed_at, number_of_calls
+from pytorch_dl.doctor.faults import killed_at
 from pytorch_dl.doctor.kills import SAVE_EVERY, compare
 from pytorch_dl.errors import CheckpointError
 from pytorch_dl.failures import told

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from failing_calls import number_of_calls
 from processes import end, start, together
 from resuming import make, straight, trained
 from small_trainings import last_step, outcome, resume, settings_file, train, wait_for_step
 from tiny_runs import environment
 
-from pytorch_dl.doctor.faults import Call, announced, number_of_calls
+from pytorch_dl.doctor.faults import Call, announced
 from pytorch_dl.errors import Interrupted
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.run_folder import RunFolder

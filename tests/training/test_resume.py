@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from failing_calls import number_of_calls
 from resuming import EPOCH, Crash, crashing, make, placed, resumed, signalled, straight, trained
 from tiny import tiny_model, tiny_trainer
 
 from pytorch_dl.dataset.batching import Batch
-from pytorch_dl.doctor.faults import killed_at, number_of_calls
+from pytorch_dl.doctor.faults import killed_at
 from pytorch_dl.errors import CheckpointError, Interrupted
 from pytorch_dl.files import MANIFEST, damage, write_json
 from pytorch_dl.training import checkpoint as ckpt
