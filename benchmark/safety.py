@@ -108,12 +108,12 @@ def unsafe() -> Iterator[list[Mock]]:
 
     Yields what is called in their places.
     """
-    trainer = "pytorch_dl.training.trainer.OptimizedTrainer"
+    trainer = "pytorch_dl.training.trainer"
     with (
         patch("pytorch_dl.training.update.WeightUpdate.check") as check,
         patch("pytorch_dl.training.signals.StopRequest.poll") as poll,
-        patch(f"{trainer}._explaining", return_value=nullcontext()) as explaining,
-        patch(f"{trainer}._try_largest") as largest,
+        patch(f"{trainer}.OptimizedTrainer._explaining", return_value=nullcontext()) as explaining,
+        patch(f"{trainer}.try_largest") as largest,
         patch("pytorch_dl.training.step.Passes.__call__", inspect.unwrap(Passes.__call__)),  # does not name its batch
     ):
         yield [check, poll, explaining, largest]
