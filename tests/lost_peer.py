@@ -1,8 +1,9 @@
 """A process of a training of which one is lost at a moment: `lost_peer.py MOMENT HOW RANK COMMAND ...`.
 
-It is the one of this rank, at one of the moments below; it ends with an error, dies or freezes.
+It is the one of this rank, at one of the moments below; it ends with an error, dies or freezes, or is asked to stop.
 """
 
+import functools
 import os
 import signal
 import sys
@@ -70,10 +71,8 @@ def fail() -> None:
     raise RuntimeError("an error of one process")
 
 
-WAYS = {
-    "error": fail,
-    "SIGKILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "SIGSTOP": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+WAYS = {"error": fail} | {
+    way: functools.partial(signal.raise_signal, signal.Signals[way]) for way in ("SIGKILL", "SIGSTOP", "SIGTERM")
 }
 
 
