@@ -84,10 +84,10 @@ def straight(config: Path) -> dict[str, str]:
 OTHERWISE = """
 import os, time, types
 from pytorch_dl.entry import main
-from pytorch_dl.training import trainer
+from pytorch_dl.training import compilation, trainer
 first = os.environ["RANK"] == "0"
 trainer.choose_precision = lambda *_: "fp32" if first else "bf16"
-trainer.compiles = lambda *_, **__: not first
+compilation.compiles = lambda *_, **__: not first
 if not first:
     trainer.time = types.SimpleNamespace(monotonic=lambda: 3 * time.monotonic())
 main()
