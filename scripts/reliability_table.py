@@ -11,22 +11,26 @@ PAGE, RESULTS = ROOT / "docs" / "reliability.md", ROOT / "benchmark" / "results"
 
 
 def main() -> None:
-    """Replace what lies between the marks of each table."""
-    text = PAGE.read_text()
+    """Write the page anew."""
+    write_file(PAGE, filled(PAGE.read_text()))
+
+
+def filled(text: str) -> str:
+    """The page with what the result files tell between the marks of each table."""
     for name, table in (("cases", cases), ("mutants", mutants), ("fuzzing", fuzzing)):
         result = RESULTS / f"{'reliability' if name == 'cases' else name}.json"
         begin, end = f"<!-- begin of {name} -->", f"<!-- end of {name} -->"
         before, after = text[: text.index(begin) + len(begin)], text[text.index(end) :]
         text = "\n".join([before, *table(json.loads(result.read_bytes())), after])
-    write_file(PAGE, text)
+    return text
 
 
-def cases(found: dict[str, dict[str, object]]) -> list[str]:
+def cases(found: dict[str, dict[str, Any]]) -> list[str]:
     """A row for each case, in the order of groups and numbers."""
     rows = ["| case | injected | times | lost | commit |", "|---|---|---:|---|---|"]
     for name in sorted(found, key=lambda name: (name[0], int(name[1:]))):
         case = found[name]
-        rows.append(f"| {name} | {case['injected']} | {case['times']:,} | {case['lost']} | {str(case['commit'])[:7]} |")
+        rows.append(f"| {name} | {case['injected']} | {case['times']:,} | {case['lost']} | {_commit(case)} |")
     return rows
 
 
@@ -46,8 +50,13 @@ def fuzzing(found: dict[str, dict[str, Any]]) -> list[str]:
         counts = (
             f"{done['seconds'] / 60:.0f} | {done['executions']:,} | {done['memory_mb']:,} | {len(done['findings'])}"
         )
-        rows.append(f"| {name} | {counts} | {done['commit'][:7]} |")
+        rows.append(f"| {name} | {counts} | {_commit(done)} |")
     return rows
+
+
+def _commit(result: dict[str, Any]) -> str:
+    """Of what was tried; "with changes" where that was not all committed."""
+    return result["commit"][:7] + " with changes" * result["uncommitted_changes"]
 
 
 if __name__ == "__main__":

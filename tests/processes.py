@@ -22,14 +22,16 @@ class Ended(NamedTuple):
     err: str
 
 
-def start(count: int, command: Sequence[str], *, folder: str | None = None) -> "list[subprocess.Popen[str]]":
-    """Begin `python COMMAND` in so many processes that know of each other, in a folder.
+def start(
+    count: int, command: Sequence[str], *, folder: str | None = None, port: int | None = None
+) -> "list[subprocess.Popen[str]]":
+    """Begin `python COMMAND` in so many processes that know of each other, in a folder; they meet at a port.
 
     {rank} in a word, and in the folder, is the process's.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        port = port or probe.getsockname()[1]
     common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     begun = [

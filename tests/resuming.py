@@ -47,9 +47,13 @@ def result(trainer: OptimizedTrainer) -> dict[str, str]:
     sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in last.glob("*.safetensors")}
     sums["state"] = repr({**ckpt.read_state(last), "seconds": 0})
     sums["metrics"] = (trainer.checkpoint_dir.parent / METRICS).read_text()
-    for name, tensor in trainer.model.state_dict().items():
-        sums[name] = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
-    return sums
+    weights = {name: hashlib.sha256(tensor.numpy()).hexdigest() for name, tensor in trainer.model.state_dict().items()}
+    return {**sums, "weights": repr(weights)}
+
+
+def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
+    """The names of what is not the same in two results."""
+    return sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
 
 
 @functools.cache

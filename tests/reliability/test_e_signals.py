@@ -21,6 +21,7 @@ from small_trainings import last_step, outcome, resume, settings_file, train, wa
 from tiny_runs import environment
 
 from pytorch_dl.doctor.faults import Call, announced
+from pytorch_dl.doctor.kills import newest_checkpoint
 from pytorch_dl.errors import Interrupted
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.run_folder import RunFolder
@@ -46,8 +47,7 @@ def test_e3_sigterm_at_any_moment(case, tmp_path):
         slowest = max(slowest, time.monotonic() - asked)
         unloaded = ended.code == -signal.SIGTERM and not ended.err  # Python was not so far that it could know of us
         assert ended.code == 75 or unloaded, f"{number}: {ended}"
-        if saved := ckpt.checkpoints(run / "checkpoints"):
-            assert json.loads((saved[0] / "state.json").read_bytes())["step"] == last_step(run), number
+        assert newest_checkpoint(run) == last_step(run), number
     (replayed,) = together(1, ["-m", "pytorch_dl", "replay", str(run)])
     assert replayed.code == 0, replayed.err
     case.survived(times, injected="SIGTERM at any moment", lost=f"no step; the slowest answer took {slowest:.1f} s")

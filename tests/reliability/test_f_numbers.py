@@ -1,6 +1,7 @@
 """Numbers: what is not finite never reaches the weights, and how a step is divided changes no sum."""
 
 import itertools
+import json
 import math
 import random
 from collections.abc import Callable
@@ -9,13 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from processes import ROOT, together
+from small_trainings import last_step, settings_file, train
 from tiny import VOCAB, tiny_loader, tiny_model, tiny_trainer
 from torch import Tensor
 
 from pytorch_dl.dataset.batching import Batch
+from pytorch_dl.doctor.kills import newest_checkpoint
 from pytorch_dl.errors import NonFiniteError
+from pytorch_dl.files import damage
 from pytorch_dl.training import checkpoint as ckpt
-from pytorch_dl.training.diagnosis import kept
+from pytorch_dl.training.diagnosis import FAILURE, kept
 from pytorch_dl.training.objective import batch_loss
 from pytorch_dl.training.step import Passes
 from pytorch_dl.training.trainer import OptimizedTrainer
@@ -105,6 +110,31 @@ def test_f1_numbers_that_are_not_finite(case, tmp_path: Path) -> None:
         injected="NaN or infinity in weights, an activation, the loss, a gradient, the optimizer's state",
         lost="nothing: exit code 5 before the weights took it; step, tensor and pairs named",
     )
+
+
+@pytest.mark.parametrize("ranks", ["0", "1", "01"])
+def test_f1_in_a_batch_of_one_process(ranks: str, tmp_path: Path) -> None:
+    """Both end with 5 before the update; who had the batch tells step, tensor and pairs, the other one who that is."""
+    run, words = tmp_path / "run", ["data.layout=padded", "system.compile=false", "training.max_steps=100000"]
+    command = train(settings_file(tmp_path), run, *words)[2:]
+    ended = together(2, [str(ROOT / "tests/spoilt_peers.py"), "5", ranks, str(tmp_path), *command])
+    assert [one.code for one in ended] == [5, 5], ended
+    for rank, one in enumerate(ended):
+        (line,) = (line for line in one.err.splitlines() if line.startswith("pytorch-dl: error: "))
+        assert " at step 5;" in line
+        if str(rank) in ranks:
+            (pair,) = json.loads((tmp_path / f"{rank}.json").read_text())
+            assert f": first in the output of encoder_norm, on pairs {pair}. Fix: " in line
+        else:
+            assert f": in a batch of rank {ranks}, which tells more. Fix: " in line
+        assert ("its weights and batch are in" in line) == (str(rank) == ranks[0]), "the first one keeps it"
+    assert last_step(run) == 4
+    assert newest_checkpoint(run) == 4
+    failed = run / "checkpoints" / "failed-step-00000005"
+    assert damage(failed) is None
+    found = json.loads((failed / FAILURE).read_text())
+    assert found["slot"] == int(ranks[0])
+    assert found["pairs"] == json.loads((tmp_path / f"{ranks[0]}.json").read_text())
 
 
 def fuzzed(rng: random.Random) -> Batch:

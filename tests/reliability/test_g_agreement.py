@@ -6,7 +6,7 @@ import signal
 import socket
 
 import pytest
-from processes import end, start, together
+from processes import ROOT, end, start, together
 from small_trainings import last_step, outcome, resume, settings_file, stopped, train, wait_for_step
 from tiny_runs import records, snapshot
 
@@ -42,8 +42,12 @@ def stop_one(config, run, number):
     processes = start(count, train(config, run, *LONG))
     wait_for_step(run, 3 + number)
     processes[-1 - number % count].send_signal(signal.SIGTERM)
-    ended = end(processes)
-    assert [one.code for one in ended] == [75] * count, ended
+    alike(end(processes), run)
+
+
+def alike(ended, run):
+    """All stopped after one step, which is saved and the last of the record."""
+    assert [one.code for one in ended] == [75] * len(ended), ended
     told = [re.search(r"at step ([\d,]+), which is saved", one.err) for one in ended]
     assert all(told), ended
     (step,) = {int(found[1].replace(",", "")) for found in told}
@@ -99,6 +103,15 @@ def refused(command, folder):
     assert [one.code for one in ended] == [2, 2], ended
     assert "the fingerprints of the text: text.tsv is '" in ended[1].err
     assert "not the same on rank 1 as on rank 0. Fix: start all processes" in ended[0].err
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_g5_a_signal_in_a_validation(rank, tmp_path):
+    """It is brought to its end by all, and noted; whoever left it would leave the others waiting."""
+    run = tmp_path / "run"
+    command = train(settings_file(tmp_path), run, *LONG, "training.eval_every=6")[2:]
+    alike(together(2, [str(ROOT / "tests/lost_peer.py"), "validation", "SIGTERM", str(rank), *command]), run)
+    assert [line["step"] for line in records(run) if line["kind"] == "validation"] == [6, 12]
 
 
 def test_g5_a_port_that_is_taken(case, tmp_path, monkeypatch):

@@ -1,22 +1,33 @@
 """Several processes: their number changes nothing, and one that is lost is named by the others."""
 
+import itertools
 import json
+import os
 import random
+import re
 import signal
 import time
 
 import pytest
 from epochs_at_work import SLOTS, epoch
 from processes import ROOT, end, start, together
-from small_trainings import last_step, outcome, resume, settings_file, stopped, train, wait_for_step
+from small_trainings import last_step, outcome, resume, settings_file, stopped, train
 from tiny_runs import records
 
+from pytorch_dl.doctor.kills import is_saving, newest_checkpoint
 from pytorch_dl.files import damage
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.peers import ALONE
 
 ORDER = (2, 1, 4, 3, 2)  # processes of one life after another
 STEPS = 600
+SAVE_EVERY = 4  # of small_trainings
+WAYS, MOMENTS = ("error", "SIGKILL", "SIGSTOP"), ("step", "save", "validation")
+LOSSES = [  # of each rank, in an order in which any three far apart have nothing in common
+    (MOMENTS[first], WAYS[(first + second) % 3], (first + second + third + 2) % 3)
+    for first, second, third in itertools.product(range(3), repeat=3)
+]
+NAMES = re.compile(r"error: rank \d (?:lost|has not heard of) rank (\d)(?: or torchrun's own process)?(?: \(| for )")
 
 
 @pytest.mark.slow
@@ -84,27 +95,45 @@ def test_g2_another_number_of_processes_in_each_life(case, tmp_path):
 
 
 @pytest.mark.slow
-def test_g4_a_process_that_dies_or_freezes(case, tmp_path):
-    """The others end within a minute, name it, and the run goes on from a whole checkpoint."""
-    config, rounds, slowest = settings_file(tmp_path), case.size(1, 30), 0.0
-    for number in range(rounds):
-        for how in (signal.SIGKILL, signal.SIGSTOP):
-            run = tmp_path / f"run{number}{how.name}"
-            first, second, third = start(3, train(config, run, "training.max_steps=100000", "system.compile=false"))
-            wait_for_step(run, 5 + number)
-            second.send_signal(how)
-            asked = time.monotonic()
-            told = end([first, third], seconds=60)
-            slowest = max(slowest, time.monotonic() - asked)
-            second.kill()
-            end([second])
-            assert [one.code for one in told] == [7, 7], told
-            assert any("rank 1" in one.err for one in told), told
-            assert damage(ckpt.checkpoints(run / "checkpoints")[0]) is None
-            noted = last_step(run)  # of what the record holds already it would not be known whether they train yet
-            stopped(start(2, resume(run)), run, after=noted + 1)
+def test_g4_a_process_that_is_lost(case, tmp_path):
+    """Each of the others ends within a minute and names it; with all lives together come the bits of one."""
+    config, run, slowest, again = settings_file(tmp_path), tmp_path / "run", 0.0, 0
+    losses = case.some(LOSSES, quick=3)
+    words = [f"training.max_steps={10 * len(losses) + 30}", "training.eval_every=6", "system.compile=false"]
+    (alone,) = together(1, train(config, tmp_path / "straight", *words))
+    assert alone.code == 0, alone.err
+    for number, (moment, how, rank) in enumerate(losses):
+        saved, (_, _, *command) = newest_checkpoint(run), resume(run) if number else train(config, run, *words)
+        processes = start(3, [str(ROOT / "tests/lost_peer.py"), moment, how, str(rank), *command])
+        lost = processes.pop(rank)
+        asked = wait_until_lost(lost)
+        told = end(processes, seconds=60)
+        slowest = max(slowest, time.monotonic() - asked)
+        lost.kill()
+        (own,) = end([lost])
+        assert own.code == (1 if how == "error" else -signal.SIGKILL), own
+        for one in told:
+            assert (one.code, NAMES.findall(one.err)) == (7, [str(rank)]), (moment, how, rank, told)
+        assert is_saving(run) == ((moment, rank) == ("save", 0) and how != "error"), "it is to be torn"
+        assert all(damage(path) is None for path in ckpt.checkpoints(run / "checkpoints"))
+        again = max(again, last_step(run) - newest_checkpoint(run))
+        assert newest_checkpoint(run) > saved and again <= SAVE_EVERY, (moment, how, rank)
+    assert slowest <= 60
+    ended = together(2, resume(run))
+    assert [one.code for one in ended] == [0, 0], ended
+    assert outcome(run) == outcome(tmp_path / "straight")
     case.survived(
-        2 * rounds,
-        injected="kill -9 or SIGSTOP of one of three processes",
-        lost=f"nothing that was saved; the others ended within {slowest:.0f} s",
+        len(losses),
+        injected="an error, kill -9 or SIGSTOP of one of three processes, in a step, a save or a validation",
+        lost=f"no bit; at most {again} steps done again, of {SAVE_EVERY} between saves; "
+        f"each of the others named it and ended within {slowest:.0f} s",
     )
+
+
+def wait_until_lost(process):
+    """Until it has died or stands still; returns when that was."""
+    until = time.monotonic() + 300
+    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WSTOPPED | os.WNOWAIT | os.WNOHANG) is None:
+        assert time.monotonic() < until, "it is not lost"
+        time.sleep(0.01)
+    return time.monotonic()

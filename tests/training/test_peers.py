@@ -17,6 +17,7 @@ from pytorch_dl.files import damage
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.heartbeat import Heartbeat
 from pytorch_dl.training.peers import Peers
+from pytorch_dl.training.run_folder import RunFolder
 
 
 class TestExchanges:
@@ -80,6 +81,19 @@ def straight(config: Path) -> dict[str, str]:
     return outcome(run)
 
 
+OTHERWISE = """
+import os, time, types
+from pytorch_dl.entry import main
+from pytorch_dl.training import compilation, trainer
+first = os.environ["RANK"] == "0"
+trainer.choose_precision = lambda *_: "fp32" if first else "bf16"
+compilation.compiles = lambda *_, **__: not first
+if not first:
+    trainer.time = types.SimpleNamespace(monotonic=lambda: 3 * time.monotonic())
+main()
+"""
+
+
 class TestTraining:
     @pytest.mark.parametrize(
         ("layout", "count"),
@@ -111,6 +125,21 @@ class TestTraining:
         ended = together(3, resume(run))
         assert [one.code for one in ended] == [0] * 3, ended
         assert outcome(run) == straight
+
+    def test_what_the_first_decides(self, config: Path, straight: dict[str, str], tmp_path: Path) -> None:
+        """The second would train in another precision, and compile."""
+        command = train(config, tmp_path / "run", "training.mixed_precision=true")[2:]
+        ended = together(2, ["-c", OTHERWISE, *command])
+        assert [one.code for one in ended] == [0, 0], ended
+        assert outcome(tmp_path / "run") == straight
+
+    def test_the_clock_of_the_first_ends_it(self, config: Path, tmp_path: Path) -> None:
+        """The second one's is three times as fast."""
+        limit = ["training.time_limit=2s", "training.max_steps=100000", "system.compile=false"]
+        ended = together(2, ["-c", OTHERWISE, *train(config, tmp_path / "run", *limit)[2:]])
+        assert [one.code for one in ended] == [0, 0], ended
+        assert "training ended: the time limit of " in ended[0].err
+        assert RunFolder(tmp_path / "run").is_finished
 
     def test_more_processes_than_batches(self, config: Path, tmp_path: Path) -> None:
         ended = together(2, train(config, tmp_path / "run", "training.gradient_accumulation_steps=1"))
@@ -177,6 +206,28 @@ def test_the_one_that_does_not_beat_is_named() -> None:
     heartbeat = Heartbeat(Silent(), rank=0, size=3, beat=0.05, lost=60)
     with heartbeat:
         assert heartbeat.who_is_lost() == "rank 2"
+
+
+RESTARTED = """
+import os, time, torch
+from pytorch_dl.training.peers import joined
+if os.environ["RANK"] == "0" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "1":
+    time.sleep(3)
+with joined(torch.device("cpu")) as peers:
+    peers.wait()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(reason="torchrun's store keeps the addresses of those that it restarts", strict=True)
+def test_restarted_processes_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the store is the one of those before, and one of them comes later."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    for count in range(2):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(count))
+        ended = end(start(2, ["-c", RESTARTED], port=store.port), seconds=30)
+        assert [one.code for one in ended] == [0, 0], ended
 
 
 @pytest.mark.parametrize("waits", [0, 1])
