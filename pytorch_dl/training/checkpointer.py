@@ -179,7 +179,7 @@ class Checkpointer:
 
     def _write(self, folder: Path, state: TrainState) -> None:
         state.scaler = self.update.scaler.state_dict()
-        parts = ckpt.contents(self.model, self.update.optimizer, self._average)
+        parts = ckpt.contents(self.model, self.update.optimizer, self._average, self.update.groups)
         if self._is_beside:
             self._background.begin(partial(self._put, folder, host_copies(parts), copy.deepcopy(state)))
         else:
@@ -197,7 +197,7 @@ class Checkpointer:
 
     def _help_to_write(self) -> None:
         """Give the first process what it has not."""
-        for _ in ckpt.contents(self.model, self.update.optimizer, self._average):
+        for _ in ckpt.contents(self.model, self.update.optimizer, self._average, self.update.groups):
             pass
 
     @property

@@ -13,6 +13,7 @@ from pytorch_dl.errors import CheckpointError, NonFiniteError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.optimizer import WeightAverage, gradient_norm
+from pytorch_dl.training.optimizer_groups import OptimizerGroups
 from pytorch_dl.training.precision import Precision
 from pytorch_dl.training.sharding import SharedScaler, held_parameters, is_divided, is_finite, whole_norm
 from pytorch_dl.training.train_state import RESTORE, TrainState
@@ -49,6 +50,7 @@ class WeightUpdate:
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.max_grad_norm = settings.max_grad_norm
         self.highest_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self.groups = OptimizerGroups(optimizer, scheduled=schedule is not None)
         self.average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
         self.device = next(model.parameters()).device
         self.begin_scaling(precision)
@@ -74,7 +76,7 @@ class WeightUpdate:
         """
         where = str(checkpoint)
         self.forget_failure()
-        ckpt.load_optimizer(self.model, self.optimizer, checkpoint / ckpt.OPTIMIZER)
+        ckpt.load_optimizer(self.model, self.optimizer, checkpoint / ckpt.OPTIMIZER, self.groups)
         if self.average and not (checkpoint / ckpt.AVERAGE).exists():
             self.average = WeightAverage(self.model, self.average.decay)
             report(f"the checkpoint holds no moving average of the weights: it begins at step {state.step:,}")

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,24 @@ from pytorch_dl.files import MANIFEST, damage, write_json
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.metrics import METRICS
 from pytorch_dl.training.trainer import OptimizedTrainer
+
+
+class Counting(torch.optim.SGD):
+    """Steps that grow smaller by what it counts in its groups, rather than by a parameter's own state."""
+
+    def __init__(self, parameters: Iterable[torch.Tensor]) -> None:
+        super().__init__(parameters, lr=0.1)
+        for group in self.param_groups:
+            group["total"], group["is_odd"] = 0.0, False
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            group["k"] = group.get("k", 0) + 1
+            group["total"] += group["k"] / 3
+            group["is_odd"] = not group["is_odd"]
+            for parameter in group["params"]:
+                parameter.sub_(parameter.grad, alpha=group["lr"] * (1 + group["is_odd"]) / group["total"])
 
 
 class TestEveryStep:
@@ -126,6 +144,24 @@ class TestEveryStep:
             folder = placed(place, tmp_path / place.name)
             again = counting(folder)
             assert again.resume()
+            assert trained(again) == expected, place.name
+
+    def test_with_an_optimizer_that_counts_in_its_groups(self, tmp_path: Path) -> None:
+        """As schedule-free optimizers do; one of the numbers is there only once a step was done."""
+
+        def counting(folder: Path) -> OptimizedTrainer:
+            model, settings = tiny_model(), {"num_epochs": 2, "save_every": 1, "keep_checkpoints": 99}
+            return tiny_trainer(folder, model=model, optimizer=Counting(model.parameters()), settings=settings)
+
+        whole = counting(tmp_path / "whole")
+        expected = trained(whole)
+        places = ckpt.checkpoints(tmp_path / "whole" / "checkpoints")
+        assert len(places) == whole.state.step >= 8
+        for place in (places[0], places[3], places[-1]):
+            again = resumed(counting(placed(place, tmp_path / place.name)))
+            (group,) = again.update.optimizer.param_groups
+            assert (group["k"], group["is_odd"]) == (again.state.step, again.state.step % 2 == 1)
+            assert [type(group[name]) for name in ("k", "total", "is_odd")] == [int, float, bool]
             assert trained(again) == expected, place.name
 
     def test_dropout_is_not_a_draw(self, tmp_path: Path) -> None:
