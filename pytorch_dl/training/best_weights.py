@@ -57,7 +57,7 @@ class BestWeights:
         last = rotation.validated(folder, settings.average_checkpoints)
         if len(last) < 2:
             return False
-        ckpt.load_weights(self.checkpoints.model, ckpt.averaged(last), where=str(folder))
+        ckpt.load_weights(self.checkpoints.model, ckpt.averaged(self.checkpoints.model, last), where=str(folder))
         value, best, metric = validate(), state.best_value, settings.early_stopping_metric
         better = best is None or (value != best and (value > best) == (metric != "val_loss"))
         verdict = "used" if better else f"not better than {best:.4f}"

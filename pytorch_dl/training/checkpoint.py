@@ -139,14 +139,17 @@ def weights_of(folder: Path, step: int) -> dict[str, Tensor]:
     return _usable_weights(folder / name_of(step))
 
 
-def averaged(paths: Sequence[Path]) -> dict[str, Tensor]:
-    """The mean of the weights of several checkpoints."""
-    newest = _usable_weights(paths[0])
-    mean = {name: tensor.double() for name, tensor in newest.items()}
-    for path in paths[1:]:
-        for name, tensor in _usable_weights(path).items():
-            mean[name] += tensor
-    return {name: (tensor / len(paths)).to(newest[name].dtype) for name, tensor in mean.items()}
+def averaged(model: nn.Module, paths: Sequence[Path]) -> dict[str, Tensor]:
+    """The mean of the weights of several checkpoints of a model."""
+    mean: dict[str, Tensor] = {}
+    for path in paths:
+        weights = _usable_weights(path)
+        require_fit(model, weights, where=str(path))
+        for name, tensor in weights.items():
+            _require_finite(name, tensor, where=str(path))
+            mean[name] = mean[name] + tensor if name in mean else tensor.double()
+    kinds = {name: tensor.dtype for name, tensor in _distinct(model)}
+    return {name: (tensor / len(paths)).to(kinds[name]) for name, tensor in mean.items()}
 
 
 def _usable_weights(path: Path) -> dict[str, Tensor]:

@@ -197,7 +197,7 @@ class TestKeeping:
         scripted(trainer, [2.0, 1.0, 3.0, 3.0, value]).train()
         folder = tmp_path / "checkpoints"
         assert steps_of(tmp_path) == [8, 6, 4], "as many as are averaged"
-        mean = ckpt.averaged(ckpt.checkpoints(folder))
+        mean = ckpt.averaged(trainer.model, ckpt.checkpoints(folder))
         expected = mean if used else ckpt.weights_of(folder, 4)
         assert same_weights(trainer.model, expected)
         verdict = "used" if used else "not better than 1.0000"
@@ -215,7 +215,7 @@ class TestKeeping:
         settings = {"eval_every": 2, "max_steps": 6, "average_checkpoints": 2, "ema_decay": 0.9}
         trainer = tiny_trainer(tmp_path, settings=settings)
         trainer.train()
-        mean = ckpt.averaged(ckpt.checkpoints(tmp_path / "checkpoints")[:2])
+        mean = ckpt.averaged(trainer.model, ckpt.checkpoints(tmp_path / "checkpoints")[:2])
         probe = tiny_model()
         ckpt.load_weights(probe, mean, where="here")
         loss = tiny_trainer(model=probe).validate()[0]["val_loss"]
