@@ -10,8 +10,10 @@ from pytorch_dl.errors import CheckpointError
 from pytorch_dl.training.precision import Precision
 
 RESTORE = "restore it from a backup; or delete it, where it is a checkpoint: training goes on from the one before"
-Whole = Annotated[int, Field(strict=True, ge=0)]
-Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+# Beyond what any training comes to, and far from where sums and products of them are no numbers any more.
+Whole = Annotated[int, Field(strict=True, ge=0, le=2**53)]
+Real = Annotated[float, Field(strict=True, ge=-1e300, le=1e300)]
+Seconds = Annotated[float, Field(strict=True, ge=0, le=1e12)]
 
 
 @dataclass
@@ -50,7 +52,7 @@ class TrainState:
     best_step: Whole = 0
     best_value: Real | None = None
     stale_validations: Whole = 0  # since the best one
-    seconds: Real = 0.0  # of training, over all its lives
+    seconds: Seconds = 0.0  # of training, over all its lives
     metrics_position: Whole = 0  # bytes of metrics.jsonl
     metrics_sha256: Annotated[str, Field(strict=True, pattern="^([0-9a-f]{64})?$")] = ""  # of those bytes
     usual_loss: Real | None = None  # per token, of late, where training watches for spikes
@@ -73,12 +75,17 @@ class TrainState:
             fix = "go on with the version of pytorch-dl that wrote it, or restore it from a backup"
             raise CheckpointError(f"state has other fields than expected: {names}", where=where, fix=fix)
         try:
-            return TypeAdapter(cls).validate_python(dict(values))
+            state = TypeAdapter(cls).validate_python(dict(values))
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(map(str, first["loc"]))
             what = f"state {name}: {first['msg']}, got {first['input']!r}"
             raise CheckpointError(what, where=where, fix=RESTORE) from None
+        for name in ("validated_step", "best_step"):
+            if (step := getattr(state, name)) > state.step:
+                what = f"state {name}: {step} lies after its step {state.step}"
+                raise CheckpointError(what, where=where, fix=RESTORE)
+        return state
 
     def note_validation(self, value: float, *, higher_is_better: bool, min_delta: float) -> bool:
         """Record a validation of this step; True when it is the best so far."""

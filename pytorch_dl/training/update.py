@@ -1,7 +1,7 @@
 """One update of the weights from gradients that are there: check, clip, learning rate, optimizer, moving average."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,10 +83,7 @@ class WeightUpdate:
         elif self.average:
             ckpt.load_tensors(self.average.weights, ckpt.read_tensors(checkpoint / ckpt.AVERAGE), where=where)
         self.begin_scaling(state.precision)
-        if state.scaler.keys() != self.scaler.state_dict().keys():
-            names = sorted(state.scaler)
-            what = f"scaler of {state.precision} training has the fields {names}"
-            raise CheckpointError(what, where=where, fix=RESTORE)
+        _require_scale(state, like=self.scaler.state_dict(), where=where)
         if state.scaler:
             self.scaler.load_state_dict(state.scaler)
 
@@ -182,3 +179,21 @@ def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         for parameter in group["params"] if group.get("momentum") else ():
             optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+
+
+def _require_scale(state: TrainState, *, like: Mapping[str, float], where: str) -> None:
+    """Raise unless the state of a checkpoint's scaler is one that ours, `like`, may come to."""
+    found = state.scaler
+    if found.keys() != like.keys():
+        what = f"scaler of {state.precision} training has the fields {sorted(found)}"
+        raise CheckpointError(what, where=where, fix=RESTORE)
+    for name, value in found.items():
+        if name == "scale":
+            fits = MIN_LOSS_SCALE <= value <= torch.finfo(torch.float32).max
+        elif name == "_growth_tracker":
+            fits = isinstance(value, int) and value < like["growth_interval"]
+        else:
+            fits = value == like[name]
+        if not fits:
+            what = f"scaler of {state.precision} training: {name} is {value!r}"
+            raise CheckpointError(what, where=where, fix=RESTORE)

@@ -17,7 +17,7 @@ from tiny import tiny_model, tiny_trainer
 
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.doctor.faults import killed_at
-from pytorch_dl.errors import CheckpointError, Interrupted
+from pytorch_dl.errors import CheckpointError, Interrupted, UserError
 from pytorch_dl.files import MANIFEST, damage, write_json
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.metrics import METRICS
@@ -302,6 +302,23 @@ class TestKilledWhileSaving:
         assert set(seconds) == {0.0, 7.0}
 
 
+def scaler(**fields: float) -> dict[str, Any]:
+    """Of a state of training in fp16, whose scaler has these fields changed."""
+    begun = torch.amp.GradScaler("cpu")
+    begun.scale(torch.zeros(()))  # makes its scale
+    return {"precision": "fp16", "scaler": {**begun.state_dict(), **fields}}
+
+
+def with_state(run: Path, values: dict[str, Any]) -> Path:
+    """Change the state of the newest checkpoint, and its sums with it, as someone who wants to deceive would."""
+    newest = ckpt.checkpoints(run / "checkpoints")[0]
+    write_json(newest / ckpt.STATE, {**ckpt.read_state(newest), **values})
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in newest.glob("*.*")}
+    del sums[MANIFEST]
+    write_json(newest / MANIFEST, sums)
+    return newest
+
+
 class TestDamage:
     @pytest.fixture
     def run(self, tmp_path: Path) -> Path:
@@ -382,16 +399,41 @@ class TestDamage:
             ({"scaler": {"scale": 2.0}}, r"scaler of fp32 training has the fields \['scale'\]"),
             ({"precision": "fp16"}, r"scaler of fp16 training has the fields \[\]"),
             ({"precision": "fp16", "scaler": {"scale": 2.0}}, r"scaler of fp16 training has the fields \['scale'\]"),
+            (scaler(scale=0), "scaler of fp16 training: scale is 0"),
+            (scaler(scale=1e39), r"scaler of fp16 training: scale is 1e\+39"),
+            (scaler(growth_interval=0), "scaler of fp16 training: growth_interval is 0"),
+            (scaler(backoff_factor=1e300), r"scaler of fp16 training: backoff_factor is 1e\+300"),
+            (scaler(_growth_tracker=0.5), "scaler of fp16 training: _growth_tracker is 0.5"),
+            (scaler(_growth_tracker=2**53), "scaler of fp16 training: _growth_tracker is 9007199254740992"),
+            (scaler(_growth_tracker=-1), "scaler of fp16 training: _growth_tracker is -1"),
         ],
     )
     def test_a_hostile_state(self, values: dict[str, Any], message: str, run: Path) -> None:
-        newest = ckpt.checkpoints(run / "checkpoints")[0]
-        write_json(newest / ckpt.STATE, {**ckpt.read_state(newest), **values})
-        sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in newest.glob("*.*")}
-        del sums[MANIFEST]
-        write_json(newest / MANIFEST, sums)
+        newest = with_state(run, values)
         with pytest.raises(CheckpointError, match=f"{newest.name}: {message}"):
             make(run).resume()
+
+    def test_no_number_of_a_state_is_a_bug(self, tmp_path: Path) -> None:
+        """Large and small ones in each field: training ends, or what is wrong is said."""
+        settings = {"mixed_precision": "fp16", "undo_loss_spikes": 3.0}
+        with pytest.raises(Interrupted):
+            make(tmp_path / "run", save_every=1, **settings).train(stop_after=6)
+        state = ckpt.read_state(ckpt.checkpoints(tmp_path / "run" / "checkpoints")[0])
+        numbers = [name for name, value in state.items() if type(value) in (int, float)]
+        inside = [(part, name) for part in ("since_log", "this_epoch", "scaler") for name in state[part]]
+        refused = []
+        for part, name in [*(("", name) for name in numbers), *inside]:
+            for value in (0, 2**53, 1e12, 1e300, 1e308, -1e300):
+                folder = Path(shutil.copytree(tmp_path / "run", tmp_path / f"{part}-{name}-{value}"))
+                with_state(folder, {part: {**state[part], name: value}} if part else {name: value})
+                trainer = make(folder, time_limit=1e9, **settings)
+                try:
+                    trainer.resume()
+                    trainer.train()
+                except UserError as error:
+                    refused.append(error)
+        assert len(numbers) > 8 and len(inside) > 13
+        assert 0 < len(refused) < 4 * (len(numbers) + len(inside))
 
     def test_another_model(self, run: Path) -> None:
         trainer = make(run)
