@@ -58,10 +58,10 @@ class BestWeights:
         if len(last) < 2:
             return False
         ckpt.load_weights(self.checkpoints.model, ckpt.averaged(self.checkpoints.model, last), where=str(folder))
-        value, best, metric = validate(), state.best_value, settings.early_stopping_metric
-        better = best is None or (value != best and (value > best) == (metric != "val_loss"))
-        verdict = "used" if better else f"not better than {best:.4f}"
-        say(f"average of the last {len(last)} checkpoints: {metric} {value:.4f}, {verdict}")
+        value, least = validate(), settings.early_stopping_min_delta
+        better = state.is_better(value, settings)
+        verdict = "used" if better else f"not better than {state.best_value:.4f}" + (f" by {least:g}" if least else "")
+        say(f"average of the last {len(last)} checkpoints: {settings.early_stopping_metric} {value:.4f}, {verdict}")
         if not better:
             self._load_best(state)
         return better

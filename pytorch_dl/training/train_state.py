@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from pytorch_dl.config.model_config import TrainingConfig
 from pytorch_dl.errors import CheckpointError
 from pytorch_dl.training.precision import Precision
 
@@ -87,12 +88,19 @@ class TrainState:
                 raise CheckpointError(what, where=where, fix=RESTORE)
         return state
 
-    def note_validation(self, value: float, *, higher_is_better: bool, min_delta: float) -> bool:
+    def is_better(self, value: float, settings: TrainingConfig) -> bool:
+        """Whether a value of the metric is better than the best so far, by what counts as progress."""
+        if self.best_value is None:
+            return True
+        gain = value - self.best_value
+        if settings.early_stopping_metric == "val_loss":
+            gain = -gain
+        return gain > 0 and gain >= settings.early_stopping_min_delta
+
+    def note_validation(self, value: float, settings: TrainingConfig) -> bool:
         """Record a validation of this step; True when it is the best so far."""
         self.validated_step = self.step
-        gain = 0.0 if self.best_value is None else value - self.best_value
-        gain = gain if higher_is_better else -gain
-        better = self.best_value is None or (gain > 0 and gain >= min_delta)
+        better = self.is_better(value, settings)
         if better:
             self.best_step, self.best_value, self.stale_validations = self.step, value, 0
         else:

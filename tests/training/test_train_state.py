@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pytorch_dl.config.model_config import TrainingConfig
 from pytorch_dl.errors import CheckpointError
 from pytorch_dl.training.train_state import Sums, TrainState
 
@@ -103,13 +104,11 @@ def test_sums_add_up() -> None:
     assert Sums().efficiency == 0
 
 
-def noted(
-    values: list[float], *, higher_is_better: bool = False, min_delta: float = 0.0
-) -> tuple[list[bool], TrainState]:
+def noted(values: list[float], **settings: Any) -> tuple[list[bool], TrainState]:
     state, better = TrainState(), []
     for value in values:
         state.step += 10
-        better.append(state.note_validation(value, higher_is_better=higher_is_better, min_delta=min_delta))
+        better.append(state.note_validation(value, TrainingConfig(**settings)))
     return better, state
 
 
@@ -119,13 +118,14 @@ def test_best_validation_and_patience() -> None:
     assert (state.best_step, state.best_value, state.stale_validations, state.validated_step) == (20, 2.0, 2, 40)
 
 
-def test_higher_is_better() -> None:
-    better, state = noted([3.0, 2.0, 4.0], higher_is_better=True)
+@pytest.mark.parametrize("metric", ["bleu", "chrf", "exact_match"])
+def test_of_a_score_the_higher_is_better(metric: str) -> None:
+    better, state = noted([3.0, 2.0, 4.0], early_stopping_metric=metric)
     assert better == [True, False, True]
     assert (state.best_step, state.best_value, state.stale_validations) == (30, 4.0, 0)
 
 
 def test_small_progress_is_none() -> None:
-    better, state = noted([3.0, 2.75, 2.5, 2.25], min_delta=0.5)
+    better, state = noted([3.0, 2.75, 2.5, 2.25], early_stopping_min_delta=0.5)
     assert better == [True, False, True, False]
     assert (state.best_step, state.stale_validations) == (30, 1)

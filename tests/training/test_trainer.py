@@ -205,6 +205,13 @@ class TestKeeping:
         assert trainer.has_average == used
         assert (trainer.update.average is not None) == bool(ema_decay)
 
+    def test_an_average_that_is_hardly_better_is_not(self, tmp_path: Path) -> None:
+        settings = {"eval_every": 2, "max_steps": 4, "average_checkpoints": 2, "early_stopping_min_delta": 0.5}
+        trainer = tiny_trainer(tmp_path, settings=settings)
+        scripted(trainer, [1.0, 3.0, 0.75]).train()
+        assert "average of the last 2 checkpoints: val_loss 0.7500, not better than 1.0000 by 0.5" in said(trainer)
+        assert same_weights(trainer.model, ckpt.weights_of(tmp_path / "checkpoints", 2))
+
     def test_of_a_score_the_higher_is_better(self, tmp_path: Path) -> None:
         settings = {"eval_every": 2, "max_steps": 4, "average_checkpoints": 2, "early_stopping_metric": "bleu"}
         trainer = tiny_trainer(tmp_path, settings=settings, decode=lambda model, poll: Decoded({}, []))
