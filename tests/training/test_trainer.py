@@ -202,7 +202,7 @@ class TestKeeping:
         assert same_weights(trainer.model, expected)
         verdict = "used" if used else "not better than 1.0000"
         assert f"average of the last 3 checkpoints: val_loss {value:.4f}, {verdict}" in said(trainer)
-        assert trainer.has_average == used
+        assert trainer.best.are_average == used
         assert (trainer.update.average is not None) == bool(ema_decay)
 
     def test_an_average_that_is_hardly_better_is_not(self, tmp_path: Path) -> None:
