@@ -379,6 +379,80 @@ class TestDamage:
         best = ckpt.weights_of(tmp_path / "checkpoints", 2)
         assert all(torch.equal(best[name], parameter) for name, parameter in again.model.named_parameters())
 
+    def scripted(self, folder: Path, **settings: Any) -> OptimizedTrainer:
+        """The best validation is that of step 2; of those in the last three checkpoints, that of step 10."""
+        trainer = make(folder, eval_every=2, max_steps=12, keep_checkpoints=3, **settings)
+        losses = {2: 1.0, 4: 2.0, 6: 3.0, 8: 6.0, 10: 4.0, 12: 5.0}
+        trainer.validate = lambda: ({"val_loss": self.loss_of(trainer, losses)}, [])  # type: ignore[method-assign]
+        return trainer
+
+    def loss_of(self, trainer: OptimizedTrainer, losses: dict[int, float]) -> float:
+        """At the end of training, of the checkpoint whose weights the model has."""
+        if not trainer.best.are_in_use:
+            return losses[trainer.state.step]
+        assert trainer.checkpoint_dir
+        now = trainer.model.state_dict()
+        for path in ckpt.checkpoints(trainer.checkpoint_dir):
+            if all(torch.equal(now[name], it) for name, it in ckpt.read_tensors(path / ckpt.MODEL).items()):
+                return losses[int(path.name[-8:])]
+        return 7.0  # an average
+
+    @pytest.mark.parametrize("average", [0, 3])
+    def test_a_damaged_best_one_does_not_block_the_run(self, average: int, tmp_path: Path) -> None:
+        with pytest.raises(Interrupted):
+            self.scripted(tmp_path, average_checkpoints=average).train(stop_after=8)
+        best = tmp_path / "checkpoints" / ckpt.name_of(2)
+        content = bytearray((best / ckpt.MODEL).read_bytes())
+        content[-1] ^= 1
+        (best / ckpt.MODEL).write_bytes(content)
+        damaged = "is damaged (model.safetensors does not match its checksum)"
+        for _ in range(2):
+            again = resumed(self.scripted(tmp_path, average_checkpoints=average))
+            said = again.reporter.progress.console.file
+            assert said.getvalue().splitlines() == [
+                f"warning: the best checkpoint so far, step-00000002, {damaged}: restore it from a backup, or training "
+                "ends with the best of the others, if no better one comes"
+            ]
+            again.train()
+            assert [path.name[-2:] for path in ckpt.checkpoints(tmp_path / "checkpoints")] == ["12", "10", "08", "02"]
+            assert (again.state.step, again.state.best_step, again.state.best_value) == (12, 10, 4.0)
+            kept = ckpt.weights_of(tmp_path / "checkpoints", 10)
+            assert all(torch.equal(tensor, again.model.state_dict()[name]) for name, tensor in kept.items())
+            assert (
+                f"warning: the best checkpoint, step-00000002, {damaged}: training ends with "
+                "step-00000010, the best of 3 that are whole\n"
+            ) in said.getvalue()
+            verdict = "average of the last 3 checkpoints: val_loss 7.0000, not better than 4.0000\n"
+            assert (verdict in said.getvalue()) == bool(average)
+        last = ckpt.read_train_state(ckpt.checkpoints(tmp_path / "checkpoints")[0])
+        assert (last.best_step, last.best_value) == (2, 1.0), "where it is restored from a backup, it is the best again"
+
+    def test_a_better_one_makes_up_for_a_damaged_best_one(self, tmp_path: Path) -> None:
+        trainer = self.scripted(tmp_path)
+        with pytest.raises(Interrupted):
+            trainer.train(stop_after=8)
+        (tmp_path / "checkpoints" / ckpt.name_of(2) / MANIFEST).unlink()
+        again = resumed(self.scripted(tmp_path))
+        again.validate = lambda: ({"val_loss": 0.5}, [])  # type: ignore[method-assign]
+        again.train()
+        assert again.state.best_step == 10
+        assert again.reporter.progress.console.file.getvalue().count("damaged") == 1
+
+    def test_without_validation_the_last_whole_one_is_used(self, tmp_path: Path) -> None:
+        """The last is the best then: it is damaged between its save and its use."""
+        trainer = make(tmp_path, save_every=1)
+        trainer.val_dataloader, wait = None, trainer.checkpoints.wait_together
+
+        def damaging() -> None:
+            wait()
+            (tmp_path / "checkpoints" / ckpt.name_of(trainer.state.step) / ckpt.MODEL).write_bytes(b"torn")
+
+        trainer.checkpoints.wait_together = damaging  # type: ignore[method-assign]
+        trainer.train()
+        assert trainer.state.best_step == trainer.state.step - 1
+        kept = ckpt.weights_of(tmp_path / "checkpoints", trainer.state.best_step)
+        assert all(torch.equal(tensor, trainer.model.state_dict()[name]) for name, tensor in kept.items())
+
     def test_none_whole(self, run: Path) -> None:
         for path in ckpt.checkpoints(run / "checkpoints"):
             (path / ckpt.STATE).write_text("{}")
