@@ -164,6 +164,27 @@ class TestEveryStep:
             assert [type(group[name]) for name in ("k", "total", "is_odd")] == [int, float, bool]
             assert trained(again) == expected, place.name
 
+    @pytest.mark.parametrize("stop", [4, 5, 8, 9])
+    def test_in_the_middle_of_patience(self, stop: int, tmp_path: Path) -> None:
+        """Validations that were no better still count, and so does the best so far: training ends at the same step."""
+
+        def impatient(folder: Path) -> OptimizedTrainer:
+            trainer = make(folder, eval_every=2, max_steps=40, early_stopping_patience=3)
+            losses = {2: 3.0, 4: 1.0, 6: 2.0, 8: 1.5, 10: 1.0}
+            trainer.validate = lambda: ({"val_loss": losses[trainer.state.step]}, [])  # type: ignore[method-assign]
+            return trainer
+
+        expected = trained(whole := impatient(tmp_path / "whole"))
+        assert (whole.state.step, whole.state.best_step, whole.state.stale_validations) == (10, 4, 3)
+        with pytest.raises(Interrupted):
+            impatient(tmp_path / "stopped").train(stop_after=stop)
+        again = resumed(impatient(tmp_path / "stopped"))
+        stale = (stop - 4) // 2
+        assert (again.state.best_step, again.state.best_value, again.state.stale_validations) == (4, 1.0, stale)
+        assert trained(again) == expected
+        assert again.state.step == 10
+        assert "no better val_loss in 3 validations" in again.reporter.progress.console.file.getvalue()
+
     def test_dropout_is_not_a_draw(self, tmp_path: Path) -> None:
         """The oracle sees dropout: with another seed of it, other weights come out."""
         first, second = make(tmp_path / "1"), make(tmp_path / "2")
