@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pytorch_dl.errors import CheckpointError, ConfigError
+from pytorch_dl.training.train_state import RESTORE
 
 GROUP = "#group"  # begins the name of such a number in a file
 _KEY = re.compile(rf"{GROUP}(0|[1-9][0-9]{{0,5}})/(.+)", re.DOTALL)
@@ -75,11 +76,12 @@ class OptimizerGroups:
     def _read(self, key: str, tensor: Tensor, *, where: str) -> float:
         index, name = _parsed(key)
         if not 0 <= index < len(self.optimizer.param_groups) or self._is_left(name):
-            raise CheckpointError(f"optimizer state of unknown {key!r}", where=where)
+            raise CheckpointError(f"optimizer state of unknown {key!r}", where=where, fix=RESTORE)
         number = tensor.item() if tensor.dtype in _NUMBERS and not tensor.ndim and tensor.isfinite() else None
         before = self._begun.get(key, number)
         if number is None or as_tensor(before) is None or isinstance(before, bool) != isinstance(number, bool):
-            raise CheckpointError(f"optimizer state {key!r} is no number like that of its group", where=where)
+            what = f"optimizer state {key!r} is no number like that of its group"
+            raise CheckpointError(what, where=where, fix=RESTORE)
         return number
 
 

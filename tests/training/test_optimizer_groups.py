@@ -70,7 +70,7 @@ def test_torchs_own_have_settings_only() -> None:
     (restored,) = groups.restored({}, where="here")
     assert (restored["lr"], restored["betas"]) == (0.1, (0.8, 0.9))
     for name, value in (("amsgrad", True), ("lr", 0.3), ("k", 3)):
-        with pytest.raises(CheckpointError, match=f"^here: optimizer state of unknown '#group0/{name}'$"):
+        with pytest.raises(CheckpointError, match=f"^here: optimizer state of unknown '#group0/{name}'. Fix: "):
             groups.restored({f"#group0/{name}": torch.tensor(value)}, where="here")
 
 
