@@ -22,6 +22,7 @@ import zstandard
 
 from pytorch_dl import entry
 from pytorch_dl.config import load_config
+from pytorch_dl.config.model_config import TrainingConfig
 from pytorch_dl.config.templates import TEMPLATES
 from pytorch_dl.dataset.text_files import TextSource
 from pytorch_dl.dataset.token_store import META, open_or_build
@@ -34,7 +35,10 @@ from pytorch_dl.files import MANIFEST, sha256, write_json
 from pytorch_dl.generation.constraints import Constraints
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training import rotation
+from pytorch_dl.training.ending import seconds_left
+from pytorch_dl.training.progress import duration
 from pytorch_dl.training.train_state import TrainState
+from pytorch_dl.training.update import WeightUpdate
 from pytorch_dl.translating import read
 
 TEXT = "ab cd\tef gh\nij\tkl mn \u2028 é\n"
@@ -105,20 +109,23 @@ def _config(path: Path, write: Callable[[Any], str]) -> Target:
 
 
 def checkpoint(folder: Path) -> Target:
-    """The manifest, or the state below a manifest that fits."""
+    """The manifest, or the state below a manifest that fits: whatever passes, training can go on from."""
     model, optimizer = _trained()
-    state = TrainState(step=1, best_value=0.5).to_json()
-    path = ckpt.save_checkpoint(folder, 1, ckpt.contents(model, optimizer, None), state=state)
+    half = WeightUpdate(model, optimizer, settings=TrainingConfig(), schedule=None, precision="fp16")
+    states = [TrainState(step=1, best_value=0.5), TrainState(step=1, precision="fp16", scaler=half.scaler.state_dict())]
+    path = ckpt.save_checkpoint(folder, 1, ckpt.contents(model, optimizer, None), state=states[0].to_json())
     begun = {name: (path / name).read_bytes() for name in (ckpt.STATE, MANIFEST)}
 
     def feed(data: bytes) -> None:
         _write(path, begun, data, ckpt.STATE)
         found = ckpt.newest_valid(folder, lambda _: None)
         assert found is not None
-        ckpt.read_train_state(found)
+        half.restore(found, state := ckpt.read_train_state(found), lambda _: None)
         rotation.validated(folder, 2)
+        duration(seconds_left(state, TrainingConfig(), 100_000))
 
-    return Target(feed, [PLAIN + begun[MANIFEST], SIGNED + begun[ckpt.STATE]])
+    signed = [SIGNED + json.dumps(state.to_json(), indent=1).encode() for state in states]
+    return Target(feed, [PLAIN + begun[MANIFEST], *signed])
 
 
 def token_store(folder: Path) -> Target:

@@ -116,7 +116,7 @@ MUTANTS = {
     "optimizer": Mutant(
         "a resumed training begins with an empty optimizer",
         "pytorch_dl/training/update.py",
-        {"        ckpt.load_optimizer(self.model, self.optimizer, checkpoint / ckpt.OPTIMIZER)\n": ""},
+        {"        ckpt.load_optimizer(self.model, self.optimizer, checkpoint / ckpt.OPTIMIZER, self.groups)\n": ""},
         "tests/training/test_resume.py::TestEveryStep",
         r"step-\d+: metrics, model\.safetensors, optimizer\.safetensors, state, weights$",
     ),

@@ -9,6 +9,8 @@ import torch
 from pytorch_dl.errors import ConfigError
 from pytorch_dl.training.peers import GradientSum, joined
 
+SIZES = ((3, 2), (5,), (2,), (4,))
+
 
 def main() -> None:
     """Exchange numbers in every way that there is."""
@@ -34,25 +36,31 @@ def main() -> None:
             Path(sys.argv[1]).write_text(json.dumps(every))
 
 
-def gradients(peers, slots: int) -> list[list[float]]:
-    """The sum of the gradients of so many batches, which are numbers of very different size."""
-    weights = [torch.zeros(3, 2, requires_grad=True), torch.zeros(5, requires_grad=True)]
+def gradients(peers, slots: int) -> list[list[int] | None]:
+    """The bits of the sum of the gradients of so many batches, which are numbers of very different size."""
+    weights = [torch.zeros(size, requires_grad=True) for size in SIZES]
     total = GradientSum(peers, weights)
     for start in range(0, slots, peers.size):
         now = range(start, min(slots, start + peers.size))
         for slot in filter(peers.is_mine, now):
-            for weight, gradient in zip(weights, gradients_of(slot, weights), strict=True):
+            for weight, gradient in zip(weights, gradients_of(slot), strict=True):
                 weight.grad = gradient
         total.add_round(len(now))
         assert all(weight.grad is None for weight in weights)
     total.spread()
-    return [weight.grad.flatten().tolist() for weight in weights]
+    return [bits(weight.grad) for weight in weights]
 
 
-def gradients_of(slot: int, weights: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The gradients of one batch."""
+def gradients_of(slot: int) -> list[torch.Tensor | None]:
+    """The gradients of one batch: of the third weight only some have one, of the last none."""
     generator = torch.Generator().manual_seed(slot)
-    return [torch.randn(weight.shape, generator=generator) * 10.0 ** (3 * (slot % 3)) for weight in weights]
+    first, second = (torch.randn(size, generator=generator) * 10.0 ** (3 * (slot % 3)) for size in SIZES[:2])
+    return [first, second, torch.full(SIZES[2], -0.0) if slot % 3 == 1 else None, None]
+
+
+def bits(gradient: torch.Tensor | None) -> list[int] | None:
+    """To tell 0.0 from -0.0."""
+    return None if gradient is None else gradient.flatten().view(torch.int32).tolist()
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ class TrainingConfig(Section):
     early_stopping_metric: Literal["val_loss", "bleu", "chrf", "exact_match"] = "val_loss"
     """What tells the best checkpoint, and progress."""
     early_stopping_min_delta: Annotated[Number, Field(ge=0)] = 0.0
-    """Smallest change of the metric that counts as progress."""
+    """Smallest change of the metric that counts as progress, also of an average of checkpoints."""
 
 
 class OptimizerConfig(Section):

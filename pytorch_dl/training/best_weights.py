@@ -1,7 +1,9 @@
 """The weights that training ends with: of the best checkpoint, or the average of the last ones where it is better."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+from pytorch_dl.files import damage
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training import rotation
 from pytorch_dl.training.checkpointer import Checkpointer
@@ -26,6 +28,7 @@ class BestWeights:
             self._swap_average()
             return
         self.checkpoints.wait_together()
+        self._leave_damaged(state, validate, say)
         self._load_best(state)
         if validate:
             self.are_average = self._use_average_if_better(state, validate, say)
@@ -49,6 +52,29 @@ class BestWeights:
         assert folder is not None
         ckpt.load_weights(self.checkpoints.model, ckpt.weights_of(folder, state.best_step), where=str(folder))
 
+    def _leave_damaged(
+        self, state: TrainState, validate: Callable[[], float] | None, say: Callable[[str], None]
+    ) -> None:
+        """Where the best checkpoint is damaged, let the best of the others be it; without validation, the last."""
+        folder, peers = self.checkpoints.folder, self.checkpoints.peers
+        assert folder is not None
+        lost = ckpt.name_of(state.best_step)
+        reason = peers.tell(damage(folder / lost) if peers.is_first else None)
+        if not reason:
+            return
+        validated = validate is not None
+        steps: list[int] = peers.tell(_whole_steps(folder, validated=validated, say=say) if peers.is_first else None)
+        state.best_step, state.best_value = steps[-1], None
+        for step in steps if validate else ():
+            assert validate
+            ckpt.load_weights(self.checkpoints.model, ckpt.weights_of(folder, step), where=str(folder))
+            if state.is_better(value := validate(), self.checkpoints.settings):
+                state.best_step, state.best_value = step, value
+        say(
+            f"warning: the best checkpoint, {lost}, is damaged ({reason}): training ends with "
+            f"{ckpt.name_of(state.best_step)}, {'the best' if validate else 'the last'} of {len(steps)} that are whole"
+        )
+
     def _use_average_if_better(
         self, state: TrainState, validate: Callable[[], float], say: Callable[[str], None]
     ) -> bool:
@@ -57,11 +83,20 @@ class BestWeights:
         last = rotation.validated(folder, settings.average_checkpoints)
         if len(last) < 2:
             return False
-        ckpt.load_weights(self.checkpoints.model, ckpt.averaged(last), where=str(folder))
-        value, best, metric = validate(), state.best_value, settings.early_stopping_metric
-        better = best is None or (value != best and (value > best) == (metric != "val_loss"))
-        verdict = "used" if better else f"not better than {best:.4f}"
-        say(f"average of the last {len(last)} checkpoints: {metric} {value:.4f}, {verdict}")
+        ckpt.load_weights(self.checkpoints.model, ckpt.averaged(self.checkpoints.model, last), where=str(folder))
+        value, least = validate(), settings.early_stopping_min_delta
+        better = state.is_better(value, settings)
+        verdict = "used" if better else f"not better than {state.best_value:.4f}" + (f" by {least:g}" if least else "")
+        say(f"average of the last {len(last)} checkpoints: {settings.early_stopping_metric} {value:.4f}, {verdict}")
         if not better:
             self._load_best(state)
         return better
+
+
+def _whole_steps(folder: Path, *, validated: bool, say: Callable[[str], None]) -> list[int]:
+    """The steps of the whole checkpoints that were validated, in order; of the newest one where there are none."""
+    found: list[Path | None] = []
+    if validated:
+        found += rotation.validated(folder, len(ckpt.checkpoints(folder)))
+    found = found or [ckpt.newest_valid(folder, say)]
+    return [ckpt.read_train_state(path).step for path in reversed(found) if path]

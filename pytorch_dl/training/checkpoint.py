@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pytorch_dl.errors import CheckpointError, ConfigError
 from pytorch_dl.files import damage, new_folder, read_json, write_json
 from pytorch_dl.plain_files import strangeness
+from pytorch_dl.training.optimizer_groups import GROUP, OptimizerGroups, as_tensor
 from pytorch_dl.training.sharding import as_part, gathered, held, own_rows
 from pytorch_dl.training.train_state import RESTORE, TrainState
 
@@ -49,12 +50,16 @@ def save_checkpoint(folder: Path, step: int, parts: Iterable[Part], *, state: Ma
 
 
 def contents(
-    model: nn.Module, optimizer: torch.optim.Optimizer, average: Mapping[str, Tensor] | None
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Mapping[str, Tensor] | None,
+    groups: OptimizerGroups | None = None,
 ) -> Iterator[Part]:
     """The files of a checkpoint that hold tensors; all processes must ask for those of a divided model."""
     yield Part(MODEL, gathered(model_weights(model)))
     kind = {"optimizer": type(optimizer).__name__}
-    yield Part(OPTIMIZER, gathered(_optimizer_tensors(model, optimizer)), kind)
+    counted = groups.changed() if groups else {}
+    yield Part(OPTIMIZER, gathered({**_optimizer_tensors(model, optimizer), **counted}), kind)
     if average is not None:
         yield Part(AVERAGE, gathered({name: tensor.contiguous() for name, tensor in average.items()}))
 
@@ -134,14 +139,17 @@ def weights_of(folder: Path, step: int) -> dict[str, Tensor]:
     return _usable_weights(folder / name_of(step))
 
 
-def averaged(paths: Sequence[Path]) -> dict[str, Tensor]:
-    """The mean of the weights of several checkpoints."""
-    newest = _usable_weights(paths[0])
-    mean = {name: tensor.double() for name, tensor in newest.items()}
-    for path in paths[1:]:
-        for name, tensor in _usable_weights(path).items():
-            mean[name] += tensor
-    return {name: (tensor / len(paths)).to(newest[name].dtype) for name, tensor in mean.items()}
+def averaged(model: nn.Module, paths: Sequence[Path]) -> dict[str, Tensor]:
+    """The mean of the weights of several checkpoints of a model."""
+    mean: dict[str, Tensor] = {}
+    for path in paths:
+        weights = _usable_weights(path)
+        require_fit(model, weights, where=str(path))
+        for name, tensor in weights.items():
+            _require_finite(name, tensor, where=str(path))
+            mean[name] = mean[name] + tensor if name in mean else tensor.double()
+    kinds = {name: tensor.dtype for name, tensor in _distinct(model)}
+    return {name: (tensor / len(paths)).to(kinds[name]) for name, tensor in mean.items()}
 
 
 def _usable_weights(path: Path) -> dict[str, Tensor]:
@@ -187,14 +195,18 @@ def _require_like(own: Mapping[str, Tensor], found: Mapping[str, Tensor], *, whe
         _require_kind(name, found[name], like=tensor, where=where)
 
 
-def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Restore the optimizer's tensors, which are named PARAMETER/KEY in the file."""
+def load_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, path: Path, groups: OptimizerGroups | None = None
+) -> None:
+    """Restore the optimizer's tensors, which are named PARAMETER/KEY in the file, and what it counts in its groups."""
     tensors, where, kind = read_tensors(path), str(path), type(optimizer).__name__
     with safe_open(path, "pt") as file:
         saved_kind = (file.metadata() or {}).get("optimizer")
     if saved_kind != kind:
         fix = "set optimizer.name back to what it was, or begin another run with these weights by --weights-from"
         raise CheckpointError(f"was written by the optimizer {saved_kind}, not {kind}", where=where, fix=fix)
+    counted = {key: tensors.pop(key) for key in list(tensors) if key.startswith(GROUP)}
+    param_groups = (groups or OptimizerGroups(optimizer)).restored(counted, where=where)
     parameters = dict(model.named_parameters())
     states: dict[str, dict[str, Tensor | float]] = {}
     for key, tensor in tensors.items():
@@ -216,7 +228,7 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Pat
     order = [names.get(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     by_index = {index: states[name] for index, name in enumerate(order) if name in states}
     try:
-        optimizer.load_state_dict({"state": by_index, "param_groups": optimizer.state_dict()["param_groups"]})
+        optimizer.load_state_dict({"state": by_index, "param_groups": param_groups})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         what = f"holds no state of {kind} ({type(error).__name__}: {error})"
         raise CheckpointError(what, where=where, fix=_OTHER_CONFIGURATION) from error
@@ -263,9 +275,8 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
             key = f"{name}/{part}"
             if isinstance(value, Tensor):
                 tensors[key] = as_part(parameter, value.contiguous())
-            elif isinstance(value, int | float):
-                exact = torch.float64 if isinstance(value, float) else torch.int64
-                tensors[key + _NUMBER] = torch.tensor(value, dtype=exact)
+            elif (number := as_tensor(value)) is not None:
+                tensors[key + _NUMBER] = number
             elif value is not None:  # None: such as a momentum that is switched off
                 raise ConfigError(
                     f"{type(optimizer).__name__} keeps {part!r} of {name} as {type(value).__name__}, neither tensor "

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pytorch_dl.config.model_config import TrainingConfig
 from pytorch_dl.errors import CheckpointError
-from pytorch_dl.files import remove_leftovers
+from pytorch_dl.files import damage, remove_leftovers
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training import rotation
@@ -80,7 +80,10 @@ class Checkpointer:
         state.seconds += time.monotonic() - started
 
     def restore(self, report: Callable[[str], None]) -> TrainState | None:
-        """Go back to the newest whole checkpoint; None when there is no checkpoint at all."""
+        """Go back to the newest whole checkpoint; None when there is no checkpoint at all.
+
+        Where the best one so far is damaged, that is reported now, rather than at the end.
+        """
         if not self.folder:
             return None
         self.wait()
@@ -90,6 +93,12 @@ class Checkpointer:
         state = self._load(path, report)
         if self.peers.is_first:
             rotation.set_newer_aside(path)
+            best = self.folder / ckpt.name_of(state.best_step)
+            if best.name != path.name and state.best_step and (reason := damage(best)):
+                report(
+                    f"warning: the best checkpoint so far, {best.name}, is damaged ({reason}): restore it from a "
+                    "backup, or training ends with the best of the others, if no better one comes"
+                )
         due = self._due() if self.peers.is_first else []
         self.return_step = self.peers.tell(ckpt.read_train_state(due[0]).step if due else 0)
         return state
@@ -179,7 +188,7 @@ class Checkpointer:
 
     def _write(self, folder: Path, state: TrainState) -> None:
         state.scaler = self.update.scaler.state_dict()
-        parts = ckpt.contents(self.model, self.update.optimizer, self._average)
+        parts = ckpt.contents(self.model, self.update.optimizer, self._average, self.update.groups)
         if self._is_beside:
             self._background.begin(partial(self._put, folder, host_copies(parts), copy.deepcopy(state)))
         else:
@@ -197,7 +206,7 @@ class Checkpointer:
 
     def _help_to_write(self) -> None:
         """Give the first process what it has not."""
-        for _ in ckpt.contents(self.model, self.update.optimizer, self._average):
+        for _ in ckpt.contents(self.model, self.update.optimizer, self._average, self.update.groups):
             pass
 
     @property

@@ -4,7 +4,7 @@ torchrun starts them and tells each its rank. A step's batches are a list that d
 there are; each takes some of them, and their gradients are added in the order of the list. So any number of processes
 makes the same bits. What crosses between them is tensors and JSON. Alone, nothing does.
 
-Shapes: W processes, P numbers of all gradients.
+Shapes: W processes, P numbers of all gradients, N parameters.
 """
 
 import json
@@ -122,12 +122,14 @@ class GradientSum:
     """The gradients of a step, of all batches in the order of the list, whichever process computed them.
 
     Each process adds up one part of all parameters. What it adds comes batch by batch and in order, as it would in one
-    process; to exchange parts costs no more than to reduce all of them at once.
+    process; to exchange parts costs no more than to reduce all of them at once. With the gradients go as many flags as
+    there are parameters: one that no batch has a gradient of has none afterwards, and optimizers leave it alone.
     """
 
     def __init__(self, peers: Peers, parameters: Sequence[Tensor]) -> None:
         self.peers, self.parameters = peers, [p for p in parameters if p.requires_grad]
-        self._part: Tensor | None = None  # (P / W,), padded
+        self._part: Tensor | None = None  # ((P + N) / W,), padded
+        self._own = [False] * len(self.parameters)  # of which a batch of this process has had a gradient
 
     def add_round(self, slots: int) -> None:
         """Take in the gradients of one batch of each of the first `slots` processes, which then have none."""
@@ -146,21 +148,31 @@ class GradientSum:
         with self.peers.together():
             dist.all_gather(list(whole.chunk(self.peers.size)), self._part)
         sizes = [parameter.numel() for parameter in self.parameters]
-        for parameter, flat in zip(self.parameters, torch.split(whole[: sum(sizes)], sizes), strict=True):
+        *sums, flags, _ = torch.split(whole, [*sizes, len(sizes), len(whole) - sum(sizes) - len(sizes)])
+        # To read the flags waits for the device: only where it is not known from the own batches what they say.
+        present = self._own if all(self._own) else flags.ne(0).tolist()
+        for parameter, flat, has_gradient in zip(self.parameters, sums, present, strict=True):
+            if not has_gradient:
+                continue
             gradient = flat.view(parameter.shape).to(parameter.dtype)
             # Fused optimizers take numbers as they lie.
             parameter.grad = gradient if parameter.is_contiguous() else torch.empty_like(parameter).copy_(gradient)
-        self._part = None
+        self._part, self._own = None, [False] * len(self.parameters)
 
     def _flat(self) -> Tensor:
-        """All gradients of this process in one row (P,), padded to W equal parts; zeros where it has none."""
-        gradients = [
-            torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten().to(p.dtype) for p in self.parameters
+        """All gradients of this process and its flags in one row (P + N,), padded to W equal parts."""
+        present = [parameter.grad is not None for parameter in self.parameters]
+        self._own = [before or now for before, now in zip(self._own, present, strict=True)]
+        row = [
+            # Where there is none, what changes nothing that it is added to: 0.0 would make a 0.0 of -0.0.
+            torch.full_like(p, -0.0).flatten() if p.grad is None else p.grad.flatten().to(p.dtype)
+            for p in self.parameters
         ]
         for parameter in self.parameters:
             parameter.grad = None
-        missing = -sum(map(torch.numel, gradients)) % self.peers.size
-        return torch.cat([*gradients, gradients[0].new_zeros(missing)])
+        row.append(torch.tensor(present, dtype=row[0].dtype).to(row[0].device, non_blocking=True))
+        missing = -sum(map(torch.numel, row)) % self.peers.size
+        return torch.cat([*row, row[0].new_zeros(missing)])
 
 
 def was_restarted(peers: Peers) -> bool:

@@ -6,12 +6,15 @@ from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from pytorch_dl.config.model_config import TrainingConfig
 from pytorch_dl.errors import CheckpointError
 from pytorch_dl.training.precision import Precision
 
 RESTORE = "restore it from a backup; or delete it, where it is a checkpoint: training goes on from the one before"
-Whole = Annotated[int, Field(strict=True, ge=0)]
-Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+# Beyond what any training comes to, and far from where sums and products of them are no numbers any more.
+Whole = Annotated[int, Field(strict=True, ge=0, le=2**53)]
+Real = Annotated[float, Field(strict=True, ge=-1e300, le=1e300)]
+Seconds = Annotated[float, Field(strict=True, ge=0, le=1e12)]
 
 
 @dataclass
@@ -50,7 +53,7 @@ class TrainState:
     best_step: Whole = 0
     best_value: Real | None = None
     stale_validations: Whole = 0  # since the best one
-    seconds: Real = 0.0  # of training, over all its lives
+    seconds: Seconds = 0.0  # of training, over all its lives
     metrics_position: Whole = 0  # bytes of metrics.jsonl
     metrics_sha256: Annotated[str, Field(strict=True, pattern="^([0-9a-f]{64})?$")] = ""  # of those bytes
     usual_loss: Real | None = None  # per token, of late, where training watches for spikes
@@ -73,19 +76,31 @@ class TrainState:
             fix = "go on with the version of pytorch-dl that wrote it, or restore it from a backup"
             raise CheckpointError(f"state has other fields than expected: {names}", where=where, fix=fix)
         try:
-            return TypeAdapter(cls).validate_python(dict(values))
+            state = TypeAdapter(cls).validate_python(dict(values))
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(map(str, first["loc"]))
             what = f"state {name}: {first['msg']}, got {first['input']!r}"
             raise CheckpointError(what, where=where, fix=RESTORE) from None
+        for name in ("validated_step", "best_step"):
+            if (step := getattr(state, name)) > state.step:
+                what = f"state {name}: {step} lies after its step {state.step}"
+                raise CheckpointError(what, where=where, fix=RESTORE)
+        return state
 
-    def note_validation(self, value: float, *, higher_is_better: bool, min_delta: float) -> bool:
+    def is_better(self, value: float, settings: TrainingConfig) -> bool:
+        """Whether a value of the metric is better than the best so far, by what counts as progress."""
+        if self.best_value is None:
+            return True
+        gain = value - self.best_value
+        if settings.early_stopping_metric == "val_loss":
+            gain = -gain
+        return gain > 0 and gain >= settings.early_stopping_min_delta
+
+    def note_validation(self, value: float, settings: TrainingConfig) -> bool:
         """Record a validation of this step; True when it is the best so far."""
         self.validated_step = self.step
-        gain = 0.0 if self.best_value is None else value - self.best_value
-        gain = gain if higher_is_better else -gain
-        better = self.best_value is None or (gain > 0 and gain >= min_delta)
+        better = self.is_better(value, settings)
         if better:
             self.best_step, self.best_value, self.stale_validations = self.step, value, 0
         else:

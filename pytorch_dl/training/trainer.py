@@ -380,9 +380,7 @@ class OptimizedTrainer:
                 self.update.check_weights(state.step)  # which tells more, where it is they
             raise
         state.seconds += time.monotonic() - started
-        best = state.note_validation(
-            values[metric], higher_is_better=metric != "val_loss", min_delta=self.settings.early_stopping_min_delta
-        )
+        best = state.note_validation(values[metric], self.settings)
         self.reporter.validation(state, values, samples, best=best)
 
     def _finish(self, reason: str) -> None:

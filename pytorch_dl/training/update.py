@@ -1,7 +1,7 @@
 """One update of the weights from gradients that are there: check, clip, learning rate, optimizer, moving average."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from pytorch_dl.errors import CheckpointError, NonFiniteError
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.optimizer import WeightAverage, gradient_norm
+from pytorch_dl.training.optimizer_groups import OptimizerGroups
 from pytorch_dl.training.precision import Precision
 from pytorch_dl.training.sharding import SharedScaler, held_parameters, is_divided, is_finite, whole_norm
 from pytorch_dl.training.train_state import RESTORE, TrainState
@@ -49,6 +50,7 @@ class WeightUpdate:
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.max_grad_norm = settings.max_grad_norm
         self.highest_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self.groups = OptimizerGroups(optimizer, scheduled=schedule is not None)
         self.average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
         self.device = next(model.parameters()).device
         self.begin_scaling(precision)
@@ -74,17 +76,14 @@ class WeightUpdate:
         """
         where = str(checkpoint)
         self.forget_failure()
-        ckpt.load_optimizer(self.model, self.optimizer, checkpoint / ckpt.OPTIMIZER)
+        ckpt.load_optimizer(self.model, self.optimizer, checkpoint / ckpt.OPTIMIZER, self.groups)
         if self.average and not (checkpoint / ckpt.AVERAGE).exists():
             self.average = WeightAverage(self.model, self.average.decay)
             report(f"the checkpoint holds no moving average of the weights: it begins at step {state.step:,}")
         elif self.average:
             ckpt.load_tensors(self.average.weights, ckpt.read_tensors(checkpoint / ckpt.AVERAGE), where=where)
         self.begin_scaling(state.precision)
-        if state.scaler.keys() != self.scaler.state_dict().keys():
-            names = sorted(state.scaler)
-            what = f"scaler of {state.precision} training has the fields {names}"
-            raise CheckpointError(what, where=where, fix=RESTORE)
+        _require_scale(state, like=self.scaler.state_dict(), where=where)
         if state.scaler:
             self.scaler.load_state_dict(state.scaler)
 
@@ -180,3 +179,21 @@ def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         for parameter in group["params"] if group.get("momentum") else ():
             optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+
+
+def _require_scale(state: TrainState, *, like: Mapping[str, float], where: str) -> None:
+    """Raise unless the state of a checkpoint's scaler is one that ours, `like`, may come to."""
+    found = state.scaler
+    if found.keys() != like.keys():
+        what = f"scaler of {state.precision} training has the fields {sorted(found)}"
+        raise CheckpointError(what, where=where, fix=RESTORE)
+    for name, value in found.items():
+        if name == "scale":
+            fits = MIN_LOSS_SCALE <= value <= torch.finfo(torch.float32).max
+        elif name == "_growth_tracker":
+            fits = isinstance(value, int) and value < like["growth_interval"]
+        else:
+            fits = value == like[name]
+        if not fits:
+            what = f"scaler of {state.precision} training: {name} is {value!r}"
+            raise CheckpointError(what, where=where, fix=RESTORE)

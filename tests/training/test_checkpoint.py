@@ -334,11 +334,37 @@ class TestUsableWeights:
 
     def test_mean(self, tmp_path: Path) -> None:
         models = [trained(seed=seed) for seed in (0, 1, 2)]
-        mean = ckpt.averaged([save(tmp_path, step, pair) for step, pair in enumerate(models)])
+        mean = ckpt.averaged(tiny_model(), [save(tmp_path, step, pair) for step, pair in enumerate(models)])
         for name, tensor in mean.items():
             stacked = torch.stack([pair[0].state_dict()[name] for pair in models])
             assert tensor.dtype == torch.float32
             torch.testing.assert_close(tensor, stacked.double().mean(0).float(), rtol=0, atol=0)
+
+    @pytest.mark.parametrize("newest", [True, False], ids=["the newest", "another"])
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda t: t.update(more=torch.zeros(1)), "'more' is not part of this model"),
+            (lambda t: t.pop("encoder_norm.weight"), "'encoder_norm.weight' is missing from the file"),
+            (lambda t: t.update({"encoder_norm.weight": torch.zeros(1)}), "'encoder_norm.weight' has shape"),
+            (lambda t: t.update({"encoder_norm.weight": torch.zeros(16).char()}), "'encoder_norm.weight' has int8"),
+            (lambda t: t["encoder_norm.weight"].fill_(torch.inf), "'encoder_norm.weight' holds numbers"),
+        ],
+        ids=["more", "fewer", "shape", "kind", "infinite"],
+    )
+    def test_a_mean_of_what_does_not_fit(
+        self, change: Callable[[dict[str, torch.Tensor]], Any], message: str, newest: bool, tmp_path: Path
+    ) -> None:
+        """Each whole by its sums, as someone who wants to deceive would have it."""
+        paths = [save(tmp_path, step, trained(seed=step)) for step in (3, 2, 1)]
+        spoilt = paths[0 if newest else 1]
+        tensors = {name: tensor.clone() for name, tensor in load_file(spoilt / ckpt.MODEL).items()}
+        change(tensors)
+        (spoilt / ckpt.MODEL).unlink()
+        save_file(tensors, spoilt / ckpt.MODEL)
+        refreshed(spoilt)
+        with pytest.raises(CheckpointError, match=f"^{spoilt}: tensor {message}"):
+            ckpt.averaged(tiny_model(), paths)
 
 
 def test_a_full_disk_while_tensors_are_written(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from peers_at_work import gradients_of
+from peers_at_work import bits, gradients_of
 from processes import ROOT, end, start, together
 from small_trainings import outcome, resume, settings_file, stopped, train, wait_for_step
 
@@ -32,12 +32,14 @@ class TestExchanges:
             assert found["told"] == {"from": 0, "text": "ä\n"}
             assert found["mine"] == list(range(rank, 7, count))
             for slots in (1, 4, 5):
-                weights = [torch.zeros(3, 2), torch.zeros(5)]
-                expected = [gradient.clone() for gradient in gradients_of(0, weights)]
+                expected = [*gradients_of(0)]
                 for slot in range(1, slots):
-                    for total, gradient in zip(expected, gradients_of(slot, weights), strict=True):
-                        total += gradient
-                assert found[f"gradients of {slots}"] == [total.flatten().tolist() for total in expected]
+                    for number, gradient in enumerate(gradients_of(slot)):
+                        before = expected[number]
+                        if gradient is not None:
+                            expected[number] = gradient if before is None else before + gradient
+                assert found[f"gradients of {slots}"] == [bits(total) for total in expected]
+                assert [total is None for total in expected] == [False, False, slots == 1, True]
         if count == 3:
             assert every[2]["refused"] == (
                 "the processes differ: seed is 1 on rank 2 and 0 on rank 0. "
@@ -116,6 +118,19 @@ class TestTraining:
         assert outcome(tmp_path / "run") == straight
         assert "translate with" in ended[0].err
         assert not ended[1].err
+
+    def test_weights_without_a_gradient_are_left_alone(self, tmp_path: Path) -> None:
+        """One that no batch uses, and one that some batches use."""
+        script, found = str(ROOT / "tests" / "unused_at_work.py"), {}
+        for count in (1, 2, 3):
+            ended = together(count, [script, str(tmp_path / f"{count}-{{rank}}.json")])
+            assert [one.code for one in ended] == [0] * count, ended
+            found[count] = [json.loads((tmp_path / f"{count}-{rank}.json").read_text()) for rank in range(count)]
+        (alone,) = found[1]
+        assert alone["unused"]["bits"] == [1.0] * 4
+        assert alone["unused"]["steps"] == 0 < alone["sometimes"]["steps"] < alone["src_embedding.weight"]["steps"] == 5
+        for count in (2, 3):
+            assert found[count] == [alone] * count
 
     def test_another_number_goes_on(self, config: Path, straight: dict[str, str], tmp_path: Path) -> None:
         run = tmp_path / "run"

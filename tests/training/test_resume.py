@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,29 @@ from tiny import tiny_model, tiny_trainer
 
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.doctor.faults import killed_at
-from pytorch_dl.errors import CheckpointError, Interrupted
+from pytorch_dl.errors import CheckpointError, Interrupted, UserError
 from pytorch_dl.files import MANIFEST, damage, write_json
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.metrics import METRICS
 from pytorch_dl.training.trainer import OptimizedTrainer
+
+
+class Counting(torch.optim.SGD):
+    """Steps that grow smaller by what it counts in its groups, rather than by a parameter's own state."""
+
+    def __init__(self, parameters: Iterable[torch.Tensor]) -> None:
+        super().__init__(parameters, lr=0.1)
+        for group in self.param_groups:
+            group["total"], group["is_odd"] = 0.0, False
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            group["k"] = group.get("k", 0) + 1
+            group["total"] += group["k"] / 3
+            group["is_odd"] = not group["is_odd"]
+            for parameter in group["params"]:
+                parameter.sub_(parameter.grad, alpha=group["lr"] * (1 + group["is_odd"]) / group["total"])
 
 
 class TestEveryStep:
@@ -128,6 +146,45 @@ class TestEveryStep:
             again = counting(folder)
             assert again.resume()
             assert trained(again) == expected, place.name
+
+    def test_with_an_optimizer_that_counts_in_its_groups(self, tmp_path: Path) -> None:
+        """As schedule-free optimizers do; one of the numbers is there only once a step was done."""
+
+        def counting(folder: Path) -> OptimizedTrainer:
+            model, settings = tiny_model(), {"num_epochs": 2, "save_every": 1, "keep_checkpoints": 99}
+            return tiny_trainer(folder, model=model, optimizer=Counting(model.parameters()), settings=settings)
+
+        whole = counting(tmp_path / "whole")
+        expected = trained(whole)
+        places = ckpt.checkpoints(tmp_path / "whole" / "checkpoints")
+        assert len(places) == whole.state.step >= 8
+        for place in (places[0], places[3], places[-1]):
+            again = resumed(counting(placed(place, tmp_path / place.name)))
+            (group,) = again.update.optimizer.param_groups
+            assert (group["k"], group["is_odd"]) == (again.state.step, again.state.step % 2 == 1)
+            assert [type(group[name]) for name in ("k", "total", "is_odd")] == [int, float, bool]
+            assert trained(again) == expected, place.name
+
+    @pytest.mark.parametrize("stop", [4, 5, 8, 9])
+    def test_in_the_middle_of_patience(self, stop: int, tmp_path: Path) -> None:
+        """Validations that were no better still count, and so does the best so far: training ends at the same step."""
+
+        def impatient(folder: Path) -> OptimizedTrainer:
+            trainer = make(folder, eval_every=2, max_steps=40, early_stopping_patience=3)
+            losses = {2: 3.0, 4: 1.0, 6: 2.0, 8: 1.5, 10: 1.0}
+            trainer.validate = lambda: ({"val_loss": losses[trainer.state.step]}, [])  # type: ignore[method-assign]
+            return trainer
+
+        expected = trained(whole := impatient(tmp_path / "whole"))
+        assert (whole.state.step, whole.state.best_step, whole.state.stale_validations) == (10, 4, 3)
+        with pytest.raises(Interrupted):
+            impatient(tmp_path / "stopped").train(stop_after=stop)
+        again = resumed(impatient(tmp_path / "stopped"))
+        stale = (stop - 4) // 2
+        assert (again.state.best_step, again.state.best_value, again.state.stale_validations) == (4, 1.0, stale)
+        assert trained(again) == expected
+        assert again.state.step == 10
+        assert "no better val_loss in 3 validations" in again.reporter.progress.console.file.getvalue()
 
     def test_dropout_is_not_a_draw(self, tmp_path: Path) -> None:
         """The oracle sees dropout: with another seed of it, other weights come out."""
@@ -267,6 +324,23 @@ class TestKilledWhileSaving:
         assert set(seconds) == {0.0, 7.0}
 
 
+def scaler(**fields: float) -> dict[str, Any]:
+    """Of a state of training in fp16, whose scaler has these fields changed."""
+    begun = torch.amp.GradScaler("cpu")
+    begun.scale(torch.zeros(()))  # makes its scale
+    return {"precision": "fp16", "scaler": {**begun.state_dict(), **fields}}
+
+
+def with_state(run: Path, values: dict[str, Any]) -> Path:
+    """Change the state of the newest checkpoint, and its sums with it, as someone who wants to deceive would."""
+    newest = ckpt.checkpoints(run / "checkpoints")[0]
+    write_json(newest / ckpt.STATE, {**ckpt.read_state(newest), **values})
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in newest.glob("*.*")}
+    del sums[MANIFEST]
+    write_json(newest / MANIFEST, sums)
+    return newest
+
+
 class TestDamage:
     @pytest.fixture
     def run(self, tmp_path: Path) -> Path:
@@ -327,6 +401,80 @@ class TestDamage:
         best = ckpt.weights_of(tmp_path / "checkpoints", 2)
         assert all(torch.equal(best[name], parameter) for name, parameter in again.model.named_parameters())
 
+    def scripted(self, folder: Path, **settings: Any) -> OptimizedTrainer:
+        """The best validation is that of step 2; of those in the last three checkpoints, that of step 10."""
+        trainer = make(folder, eval_every=2, max_steps=12, keep_checkpoints=3, **settings)
+        losses = {2: 1.0, 4: 2.0, 6: 3.0, 8: 6.0, 10: 4.0, 12: 5.0}
+        trainer.validate = lambda: ({"val_loss": self.loss_of(trainer, losses)}, [])  # type: ignore[method-assign]
+        return trainer
+
+    def loss_of(self, trainer: OptimizedTrainer, losses: dict[int, float]) -> float:
+        """At the end of training, of the checkpoint whose weights the model has."""
+        if not trainer.best.are_in_use:
+            return losses[trainer.state.step]
+        assert trainer.checkpoint_dir
+        now = trainer.model.state_dict()
+        for path in ckpt.checkpoints(trainer.checkpoint_dir):
+            if all(torch.equal(now[name], it) for name, it in ckpt.read_tensors(path / ckpt.MODEL).items()):
+                return losses[int(path.name[-8:])]
+        return 7.0  # an average
+
+    @pytest.mark.parametrize("average", [0, 3])
+    def test_a_damaged_best_one_does_not_block_the_run(self, average: int, tmp_path: Path) -> None:
+        with pytest.raises(Interrupted):
+            self.scripted(tmp_path, average_checkpoints=average).train(stop_after=8)
+        best = tmp_path / "checkpoints" / ckpt.name_of(2)
+        content = bytearray((best / ckpt.MODEL).read_bytes())
+        content[-1] ^= 1
+        (best / ckpt.MODEL).write_bytes(content)
+        damaged = "is damaged (model.safetensors does not match its checksum)"
+        for _ in range(2):
+            again = resumed(self.scripted(tmp_path, average_checkpoints=average))
+            said = again.reporter.progress.console.file
+            assert said.getvalue().splitlines() == [
+                f"warning: the best checkpoint so far, step-00000002, {damaged}: restore it from a backup, or training "
+                "ends with the best of the others, if no better one comes"
+            ]
+            again.train()
+            assert [path.name[-2:] for path in ckpt.checkpoints(tmp_path / "checkpoints")] == ["12", "10", "08", "02"]
+            assert (again.state.step, again.state.best_step, again.state.best_value) == (12, 10, 4.0)
+            kept = ckpt.weights_of(tmp_path / "checkpoints", 10)
+            assert all(torch.equal(tensor, again.model.state_dict()[name]) for name, tensor in kept.items())
+            assert (
+                f"warning: the best checkpoint, step-00000002, {damaged}: training ends with "
+                "step-00000010, the best of 3 that are whole\n"
+            ) in said.getvalue()
+            verdict = "average of the last 3 checkpoints: val_loss 7.0000, not better than 4.0000\n"
+            assert (verdict in said.getvalue()) == bool(average)
+        last = ckpt.read_train_state(ckpt.checkpoints(tmp_path / "checkpoints")[0])
+        assert (last.best_step, last.best_value) == (2, 1.0), "where it is restored from a backup, it is the best again"
+
+    def test_a_better_one_makes_up_for_a_damaged_best_one(self, tmp_path: Path) -> None:
+        trainer = self.scripted(tmp_path)
+        with pytest.raises(Interrupted):
+            trainer.train(stop_after=8)
+        (tmp_path / "checkpoints" / ckpt.name_of(2) / MANIFEST).unlink()
+        again = resumed(self.scripted(tmp_path))
+        again.validate = lambda: ({"val_loss": 0.5}, [])  # type: ignore[method-assign]
+        again.train()
+        assert again.state.best_step == 10
+        assert again.reporter.progress.console.file.getvalue().count("damaged") == 1
+
+    def test_without_validation_the_last_whole_one_is_used(self, tmp_path: Path) -> None:
+        """The last is the best then: it is damaged between its save and its use."""
+        trainer = make(tmp_path, save_every=1)
+        trainer.val_dataloader, wait = None, trainer.checkpoints.wait_together
+
+        def damaging() -> None:
+            wait()
+            (tmp_path / "checkpoints" / ckpt.name_of(trainer.state.step) / ckpt.MODEL).write_bytes(b"torn")
+
+        trainer.checkpoints.wait_together = damaging  # type: ignore[method-assign]
+        trainer.train()
+        assert trainer.state.best_step == trainer.state.step - 1
+        kept = ckpt.weights_of(tmp_path / "checkpoints", trainer.state.best_step)
+        assert all(torch.equal(tensor, trainer.model.state_dict()[name]) for name, tensor in kept.items())
+
     def test_none_whole(self, run: Path) -> None:
         for path in ckpt.checkpoints(run / "checkpoints"):
             (path / ckpt.STATE).write_text("{}")
@@ -347,16 +495,41 @@ class TestDamage:
             ({"scaler": {"scale": 2.0}}, r"scaler of fp32 training has the fields \['scale'\]"),
             ({"precision": "fp16"}, r"scaler of fp16 training has the fields \[\]"),
             ({"precision": "fp16", "scaler": {"scale": 2.0}}, r"scaler of fp16 training has the fields \['scale'\]"),
+            (scaler(scale=0), "scaler of fp16 training: scale is 0"),
+            (scaler(scale=1e39), r"scaler of fp16 training: scale is 1e\+39"),
+            (scaler(growth_interval=0), "scaler of fp16 training: growth_interval is 0"),
+            (scaler(backoff_factor=1e300), r"scaler of fp16 training: backoff_factor is 1e\+300"),
+            (scaler(_growth_tracker=0.5), "scaler of fp16 training: _growth_tracker is 0.5"),
+            (scaler(_growth_tracker=2**53), "scaler of fp16 training: _growth_tracker is 9007199254740992"),
+            (scaler(_growth_tracker=-1), "scaler of fp16 training: _growth_tracker is -1"),
         ],
     )
     def test_a_hostile_state(self, values: dict[str, Any], message: str, run: Path) -> None:
-        newest = ckpt.checkpoints(run / "checkpoints")[0]
-        write_json(newest / ckpt.STATE, {**ckpt.read_state(newest), **values})
-        sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in newest.glob("*.*")}
-        del sums[MANIFEST]
-        write_json(newest / MANIFEST, sums)
+        newest = with_state(run, values)
         with pytest.raises(CheckpointError, match=f"{newest.name}: {message}"):
             make(run).resume()
+
+    def test_no_number_of_a_state_is_a_bug(self, tmp_path: Path) -> None:
+        """Large and small ones in each field: training ends, or what is wrong is said."""
+        settings = {"mixed_precision": "fp16", "undo_loss_spikes": 3.0}
+        with pytest.raises(Interrupted):
+            make(tmp_path / "run", save_every=1, **settings).train(stop_after=6)
+        state = ckpt.read_state(ckpt.checkpoints(tmp_path / "run" / "checkpoints")[0])
+        numbers = [name for name, value in state.items() if type(value) in (int, float)]
+        inside = [(part, name) for part in ("since_log", "this_epoch", "scaler") for name in state[part]]
+        refused = []
+        for part, name in [*(("", name) for name in numbers), *inside]:
+            for value in (0, 2**53, 1e12, 1e300, 1e308, -1e300):
+                folder = Path(shutil.copytree(tmp_path / "run", tmp_path / f"{part}-{name}-{value}"))
+                with_state(folder, {part: {**state[part], name: value}} if part else {name: value})
+                trainer = make(folder, time_limit=1e9, **settings)
+                try:
+                    trainer.resume()
+                    trainer.train()
+                except UserError as error:
+                    refused.append(error)
+        assert len(numbers) > 8 and len(inside) > 13
+        assert 0 < len(refused) < 4 * (len(numbers) + len(inside))
 
     def test_another_model(self, run: Path) -> None:
         trainer = make(run)

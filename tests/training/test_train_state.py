@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pytorch_dl.config.model_config import TrainingConfig
 from pytorch_dl.errors import CheckpointError
 from pytorch_dl.training.train_state import Sums, TrainState
 
@@ -60,6 +61,15 @@ def test_json_holds_every_bit(state: TrainState) -> None:
         ("best_value", float("nan"), "state best_value: .*, got nan"),
         ("seconds", float("inf"), "state seconds: .*, got inf"),
         ("metrics_sha256", "0123", "state metrics_sha256: .*, got '0123'"),
+        ("seconds", 1e308, r"state seconds: .*, got 1e\+308"),
+        ("seconds", 10**400, "state seconds: .*, got 1000"),
+        ("seconds", -1.0, "state seconds: .*, got -1.0"),
+        ("epoch", 2**53 + 1, "state epoch: .*, got 9007199254740993"),
+        ("best_value", -1e301, r"state best_value: .*, got -1e\+301"),
+        ("validated_step", 8, "state validated_step: 8 lies after its step 7"),
+        ("best_step", 8, "state best_step: 8 lies after its step 7"),
+        ("since_log.src_tokens", 10**400, "state since_log.src_tokens: .*, got 1000"),
+        ("this_epoch.nll", 1e301, r"state this_epoch.nll: .*, got 1e\+301"),
         ("precision", "fp8", "state precision: .*, got 'fp8'"),
         ("precision", None, "state precision: .*, got None"),
         ("since_log", 3, "state since_log: .*, got 3"),
@@ -94,13 +104,11 @@ def test_sums_add_up() -> None:
     assert Sums().efficiency == 0
 
 
-def noted(
-    values: list[float], *, higher_is_better: bool = False, min_delta: float = 0.0
-) -> tuple[list[bool], TrainState]:
+def noted(values: list[float], **settings: Any) -> tuple[list[bool], TrainState]:
     state, better = TrainState(), []
     for value in values:
         state.step += 10
-        better.append(state.note_validation(value, higher_is_better=higher_is_better, min_delta=min_delta))
+        better.append(state.note_validation(value, TrainingConfig(**settings)))
     return better, state
 
 
@@ -110,13 +118,14 @@ def test_best_validation_and_patience() -> None:
     assert (state.best_step, state.best_value, state.stale_validations, state.validated_step) == (20, 2.0, 2, 40)
 
 
-def test_higher_is_better() -> None:
-    better, state = noted([3.0, 2.0, 4.0], higher_is_better=True)
+@pytest.mark.parametrize("metric", ["bleu", "chrf", "exact_match"])
+def test_of_a_score_the_higher_is_better(metric: str) -> None:
+    better, state = noted([3.0, 2.0, 4.0], early_stopping_metric=metric)
     assert better == [True, False, True]
     assert (state.best_step, state.best_value, state.stale_validations) == (30, 4.0, 0)
 
 
 def test_small_progress_is_none() -> None:
-    better, state = noted([3.0, 2.75, 2.5, 2.25], min_delta=0.5)
+    better, state = noted([3.0, 2.75, 2.5, 2.25], early_stopping_min_delta=0.5)
     assert better == [True, False, True, False]
     assert (state.best_step, state.stale_validations) == (30, 1)

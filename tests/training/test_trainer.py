@@ -197,13 +197,20 @@ class TestKeeping:
         scripted(trainer, [2.0, 1.0, 3.0, 3.0, value]).train()
         folder = tmp_path / "checkpoints"
         assert steps_of(tmp_path) == [8, 6, 4], "as many as are averaged"
-        mean = ckpt.averaged(ckpt.checkpoints(folder))
+        mean = ckpt.averaged(trainer.model, ckpt.checkpoints(folder))
         expected = mean if used else ckpt.weights_of(folder, 4)
         assert same_weights(trainer.model, expected)
         verdict = "used" if used else "not better than 1.0000"
         assert f"average of the last 3 checkpoints: val_loss {value:.4f}, {verdict}" in said(trainer)
         assert trainer.best.are_average == used
         assert (trainer.update.average is not None) == bool(ema_decay)
+
+    def test_an_average_that_is_hardly_better_is_not(self, tmp_path: Path) -> None:
+        settings = {"eval_every": 2, "max_steps": 4, "average_checkpoints": 2, "early_stopping_min_delta": 0.5}
+        trainer = tiny_trainer(tmp_path, settings=settings)
+        scripted(trainer, [1.0, 3.0, 0.75]).train()
+        assert "average of the last 2 checkpoints: val_loss 0.7500, not better than 1.0000 by 0.5" in said(trainer)
+        assert same_weights(trainer.model, ckpt.weights_of(tmp_path / "checkpoints", 2))
 
     def test_of_a_score_the_higher_is_better(self, tmp_path: Path) -> None:
         settings = {"eval_every": 2, "max_steps": 4, "average_checkpoints": 2, "early_stopping_metric": "bleu"}
@@ -215,7 +222,7 @@ class TestKeeping:
         settings = {"eval_every": 2, "max_steps": 6, "average_checkpoints": 2, "ema_decay": 0.9}
         trainer = tiny_trainer(tmp_path, settings=settings)
         trainer.train()
-        mean = ckpt.averaged(ckpt.checkpoints(tmp_path / "checkpoints")[:2])
+        mean = ckpt.averaged(trainer.model, ckpt.checkpoints(tmp_path / "checkpoints")[:2])
         probe = tiny_model()
         ckpt.load_weights(probe, mean, where="here")
         loss = tiny_trainer(model=probe).validate()[0]["val_loss"]
