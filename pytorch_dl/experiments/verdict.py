@@ -120,7 +120,7 @@ class Findings:
         if self.seeds > 1:
             found.append(
                 f"intervals and p: over seeds and lines; a difference counts below p = {self.level:.4f}, so that of "
-                f"arms that are alike 19 in 20 comparisons show none (Bonferroni over {len(self.differences)})"
+                f"arms that are alike at least 19 in 20 comparisons show none (Bonferroni over {len(self.differences)})"
             )
         else:
             found.append(
@@ -202,8 +202,10 @@ def _arm_scores(trained: Trained, place: int) -> list[ArmScore]:
     ]
 
 
-def _within(interval: Interval, score: Score) -> Interval:
+def _within(interval: Interval | None, score: Score) -> Interval | None:
     """The part of an interval where scores can lie: none is negative, and of what is better higher all are percent."""
+    if interval is None:
+        return None
     return Interval(max(0.0, interval.low), interval.high if score.lower_is_better else min(100.0, interval.high))
 
 

@@ -130,6 +130,15 @@ def test_scores_are_not_told_to_lie_where_none_can():
     assert low.low == 0 < low.high < high.low < high.high <= 100
 
 
+def test_where_nothing_scatters_there_is_no_interval_and_the_number_of_lines_decides():
+    found = find(arms({"a": 1.0, "b": 0.0}), metric="exact match", factors={}, left_out={})
+    assert found.verdict() == "b is worse than a by 100.00 exact match (p < 0.0001)"
+    assert [row[2:4] for row in found.table()[1:]] == [["100.00", ""], ["0.00", ""]]
+    one_line = {name: [[seed[1].of(np.arange(1))] for seed in seeds] for name, seeds in arms({"a": 1, "b": 0}).items()}
+    found = find(one_line, metric="exact match", factors={}, left_out={})
+    assert found.verdict() == f"{NOTHING} in exact match"
+
+
 def test_json_and_picture(grid, tmp_path):
     found = json.loads(json.dumps(grid.to_json(), allow_nan=False))
     assert next(row["by_seed"] for row in found["scores"] if row["metric"] == "exact match") == [
