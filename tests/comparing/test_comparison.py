@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_runs import TINY, call, command, environment, snapshot, write_tsv
+from tiny_runs import TINY, Result, call, command, environment, pairs, snapshot, write_tsv
 
 from pytorch_dl.comparing.ground import Ground
 from pytorch_dl.config import Config
@@ -186,6 +186,54 @@ class TestRefused:
         (tmp_path / "text.tsv").write_text("a\tb\nc\n")
         refused = call(capsys, *words(tmp_path))
         assert refused.code == 3 and not (tmp_path / "done" / "comparison.json").exists()
+
+
+class TestScoredOnTheSameText:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """Texts in three languages, as CSV, as TSV and as files of one side each."""
+        for name, first, count in (("text", 0, 60), ("val", 60, 12), ("test", 80, 12)):
+            rows = [(src, tgt, tgt.upper()) for src, tgt in pairs(count, first=first)]
+            (tmp_path / f"{name}.csv").write_text("".join(",".join(row) + "\n" for row in [("en", "de", "fr"), *rows]))
+            for column, language in enumerate(("en", "de", "fr")):
+                (tmp_path / f"{name}.{language}").write_text("".join(f"{row[column]}\n" for row in rows))
+        return tmp_path
+
+    def call(self, folder: Path, capsys, vary: str, *more: str) -> Result:
+        given = [word.format(folder=folder) for word in more]
+        return call(capsys, "compare", *TINY, "--vary", vary, "--out", folder / "out", "--seeds", "1", *given)
+
+    @pytest.mark.parametrize(
+        ("vary", "more", "told"),
+        [
+            (
+                "data.tgt_column=de,fr",
+                ["--src", "{folder}/text.csv", "--val-src", "{folder}/val.csv", "data.src_column=en"],
+                "'tgt_column=de' and 'tgt_column=fr' read the validation text differently, by data.tgt_column",
+            ),
+            (
+                "data.tgt_suffix=de,fr",
+                ["--src", "{folder}/text", "--val-src", "{folder}/val", "data.src_suffix=en"],
+                "'tgt_suffix=de' and 'tgt_suffix=fr' read the validation text differently, by data.tgt_suffix",
+            ),
+            (
+                "data.on_blank=error,drop",
+                ["--src", "{folder}/text.csv", "--test-src", "{folder}/test.csv"],
+                "'on_blank=error' and 'on_blank=drop' read the test text differently, by data.on_blank",
+            ),
+        ],
+    )
+    def test_else_refused_before_anything_is_trained(self, folder, capsys, vary, more, told):
+        refused = self.call(folder, capsys, vary, *more)
+        assert refused.code == 2 and len(refused.error_lines) == 1 and told in refused.err
+        assert {path.name for path in (folder / "out").iterdir()} == {".lock"}
+
+    def test_two_files_are_read_alike_whatever_the_columns(self, folder):
+        settings = {"train_data_path": "text.csv", "val_data_path": "val.en", "val_tgt_path": "val.de"}
+        words = [f"data.{name}={folder}/{path}" for name, path in settings.items()]
+        base = with_overrides(Config(), [*TINY, *words, "data.src_column=en"])
+        ground = Ground(folder / "out", lambda _: None)
+        assert ground.begin(grid(base, ["data.tgt_column=de,fr"]), {"at_once": 1}) and ground.record.exists()
 
 
 class TestGround:
