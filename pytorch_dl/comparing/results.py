@@ -55,7 +55,8 @@ class Results:
         """What the machine did."""
         kernels = {tuple(cost.kernels) for cost in self.costs}
         told = [f"not all were computed alike: {c.arm}: {' and '.join(c.kernels)}" for c in self.costs]
-        return [*aligned(cost_table(self.costs)), *(told if len(kernels) > 1 or len(next(iter(kernels))) > 1 else [])]
+        told = told if len(kernels) > 1 or len(next(iter(kernels))) > 1 else []
+        return [*aligned(cost_table(self.costs)), *told, *(line for cost in self.costs for line in cost.left_out)]
 
     def budget_line(self) -> str:
         """What was equal in all trainings."""

@@ -11,9 +11,9 @@ from pytorch_dl.experiments.compare import compare
 from pytorch_dl.files import read_json
 from pytorch_dl.reporting.answers import Answers
 from pytorch_dl.reporting.html import Content, Html, Part, note, part, table, tag
-from pytorch_dl.reporting.record_lines import is_number
 from pytorch_dl.reporting.run_record import RunRecord
 from pytorch_dl.scoring.score import Score
+from pytorch_dl.training.record_lines import is_number
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from pytorch_dl.reporting.html import Html, Part, note, part, tag
 from pytorch_dl.reporting.line_chart import Curve, Points, line_chart
-from pytorch_dl.reporting.record_lines import Row, numbers
 from pytorch_dl.reporting.run_record import RunRecord
+from pytorch_dl.training.record_lines import Row, numbers
 
 SPREAD = 20.0  # between the largest and the smallest gradient norm, above which their axis is logarithmic
 SCORES = {"bleu": ("BLEU", ""), "chrf": ("chrF2", ""), "exact_match": ("Exact match", "%")}
