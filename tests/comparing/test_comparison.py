@@ -5,12 +5,14 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from tiny_runs import TINY, Result, call, command, environment, pairs, snapshot, write_tsv
 
+from pytorch_dl.comparing import comparison
 from pytorch_dl.comparing.ground import Ground
 from pytorch_dl.config import Config
 from pytorch_dl.config.load import with_overrides
@@ -20,6 +22,19 @@ from pytorch_dl.files import TEMPORARY
 
 VARY = ["--vary", "model.activation=relu,swiglu"]
 ARMS = ("01-activation=relu", "02-activation=swiglu")
+KILLED_WHEN_IT_HAS_SAVED = """
+import os, signal, sys
+from pytorch_dl import entry
+from pytorch_dl.training import checkpoint
+
+def save(*arguments, _save=checkpoint.save_checkpoint, **named):
+    _save(*arguments, **named)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoint.save_checkpoint = save
+sys.argv[1:] = ["resume", sys.argv[1]]
+entry.main()
+"""
 HASTE = ["--seeds", "2", "--beam", "1", "training.learning_rate=1e-2"]
 
 
@@ -98,6 +113,26 @@ class TestWhatIsLeft:
         for arm, count in zip(ARMS, (relu, swiglu), strict=True):
             log = (finished / "done" / "runs" / arm / "seed-1.log").read_text()
             assert f"model: {count:,} parameters" in log
+
+
+def test_goes_on_where_it_was_moved_to_and_from_another_working_directory(tmp_path, capsys, monkeypatch):
+    """With two corpora, whose places are in one setting, and a test text; killed when it had saved and not ended."""
+    for name, first, count in (("text", 0, 60), ("more", 60, 40), ("test", 100, 8)):
+        write_tsv(tmp_path / "here" / f"{name}.tsv", count, first=first)
+    (tmp_path / "there").mkdir()
+    texts = ["--src", tmp_path / "here" / "text.tsv", "--test-src", tmp_path / "here" / "test.tsv", "--split", "12"]
+    given = [*TINY, *VARY, *texts, "--seeds", "1", f"data.corpora=[{{src: {tmp_path / 'here' / 'more.tsv'}}}]"]
+    monkeypatch.chdir(tmp_path / "here")
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "_command", lambda run: [sys.executable, "-c", KILLED_WHEN_IT_HAS_SAVED, str(run)])
+        assert call(capsys, "compare", *given, "--out", "done").code == 6
+    (run,) = Path("done/runs").glob("*/*/checkpoints")
+    assert list(run.iterdir()) and not (run.parent / "model").exists()
+    Path("done").rename(tmp_path / "there" / "moved")
+    monkeypatch.chdir(tmp_path / "there")
+    done = call(capsys, "compare", *given, "--out", "moved")
+    assert done.code == 0 and "scored on the test text, 8 pairs" in done.out, done.err
+    assert not Path("done").exists() and not (tmp_path / "here" / "done").exists()
 
 
 def _config(run: Path) -> dict:
