@@ -13,11 +13,12 @@ import numpy as np
 
 from pytorch_dl.experiments.compare import LEVEL, ONE_SEED, compare
 from pytorch_dl.scoring.bootstrap import Interval, intervals
+from pytorch_dl.scoring.names import BLEU, CHRF, EXACT_MATCH, TOKEN_ERROR_RATE
 from pytorch_dl.scoring.score import Floats, Score
 from pytorch_dl.scoring.seed_variance import SeedScores
 
 NOTHING = "no difference shown"
-IN_TABLE = ("BLEU", "chrF2", "exact match", "token error rate")  # beside what decides; JSON has all scores
+IN_TABLE = (BLEU, CHRF, EXACT_MATCH, TOKEN_ERROR_RATE)  # beside what decides; JSON has all scores
 Trained = Mapping[str, Sequence[Sequence[Score]]]  # arm -> seed -> metric
 Factors = Mapping[str, Mapping[str, str]]  # setting -> arm -> value
 
