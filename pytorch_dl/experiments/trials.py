@@ -25,6 +25,7 @@ from pytorch_dl.errors import (
     ResourceError,
     UserError,
 )
+from pytorch_dl.training.metrics import METRICS
 from pytorch_dl.training.progress import Progress, duration
 from pytorch_dl.training.run_folder import RunFolder
 
@@ -170,7 +171,7 @@ def _last_words(log: Path) -> str:
 
 def _place(trial: Trial) -> str:
     """Where a training is."""
-    step, most, record = 0, trial.config.training.max_steps, trial.folder.path / "metrics.jsonl"
+    step, most, record = 0, trial.config.training.max_steps, trial.folder.path / METRICS
     with contextlib.suppress(OSError, ValueError, IndexError, KeyError), open(record, "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
         step = int(json.loads(file.read().split(b"\n")[-2])["step"])
