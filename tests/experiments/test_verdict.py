@@ -148,3 +148,11 @@ def test_json_and_picture(grid, tmp_path):
     draw(tmp_path / "a.png", grid)
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("name", ["text=a$_$b.tsv", "text=$\\frac{$", "a$}{$b"])
+def test_dollars_in_the_name_of_an_arm_are_no_formula(name, tmp_path):
+    found = find(arms({name: 0.4, "b": 0.6}), metric="exact match", factors={}, left_out={})
+    draw(tmp_path / "a.png", found)
+    found = find(arms({"b": 0.4, name: 0.6}), metric="exact match", factors={}, left_out={})
+    draw(tmp_path / "b.png", found)
