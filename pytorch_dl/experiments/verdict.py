@@ -174,6 +174,7 @@ def find(trained: Trained, *, metric: str, factors: Factors, left_out: Mapping[s
         differences = _of_systems({arm: [seeds[0][order[0]]] for arm, seeds in trained.items()})
         return Findings(1, scores, differences, signatures, [], left_out)
     deciding = SeedScores([[seed[order[0]] for seed in seeds] for seeds in trained.values()])
+    assert deciding.is_defined, "a metric of texts has a value, whichever lines are left out"
     contrasts = [*_from_first(arms), *_main_effects(arms, factors)]
     differences = [
         _difference(deciding, contrast, level=LEVEL / len(contrasts), lower=first[order[0]].lower_is_better)

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from pytorch_dl.evaluation.metrics import chrf, exact_match
+from pytorch_dl.evaluation.report import text_scores
 from pytorch_dl.experiments.plot import draw
 from pytorch_dl.experiments.verdict import NOTHING, Difference, Findings, find
 from pytorch_dl.scoring.bootstrap import Interval
 from pytorch_dl.scoring.randomisation import p_value
 from pytorch_dl.scoring.score import Score
+from pytorch_dl.scoring.seed_variance import SeedScores
 
 LINES = 60
 REFERENCES = [f"line {number} of the text" for number in range(LINES)]
@@ -148,6 +150,15 @@ def test_json_and_picture(grid, tmp_path):
     draw(tmp_path / "a.png", grid)
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    "references", [["<skipped>", "one two three four"], ["...", "a", "-"], ["\u200b", "&quot;"], ["b"]]
+)
+def test_metrics_of_texts_have_a_value_whichever_lines_are_left_out(references):
+    """Else a verdict would speak of nan, and its JSON could not be written."""
+    found = [text_scores(lines, references, with_ter=False) for lines in (references, [""] * len(references))]
+    assert all(SeedScores([list(pair), list(pair)]).is_defined for pair in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("name", ["text=a$_$b.tsv", "text=$\\frac{$", "a$}{$b"])
