@@ -56,3 +56,24 @@ def results(*costs: Cost, budget: Budget | None = None) -> Results:
 )
 def test_what_was_equal(other, budget, told):
     assert results(cost("a"), cost("b", **other), budget=budget).budget_line() == told
+
+
+@pytest.mark.parametrize(
+    ("kernels", "told"),
+    [
+        ((["fp32"], ["fp32"]), []),
+        (
+            (["fp32"], ["bf16, compiled", "fp32"]),
+            ["not all were computed alike: a: fp32", "not all were computed alike: b: bf16, compiled and fp32"],
+        ),
+        ((["bf16", "fp32"], ["bf16", "fp32"]), [f"not all were computed alike: {arm}: bf16 and fp32" for arm in "ab"]),
+    ],
+)
+def test_what_was_computed_otherwise_is_said(kernels, told):
+    found = results(*(cost(arm, kernels=some) for arm, some in zip("ab", kernels, strict=True)))
+    assert [line for line in found.cost_lines() if line.startswith("not all")] == told
+
+
+def test_records_that_could_not_be_read_are_said():
+    found = results(cost("a"), cost("b", left_out=["runs/b: timing.jsonl: 1 line is no record, and left out."]))
+    assert found.cost_lines()[-1] == "runs/b: timing.jsonl: 1 line is no record, and left out."

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytorch_dl.experiments.costs import cost_table, read_cost
+from pytorch_dl.experiments.costs import cost_table, parameter_line, read_cost
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.metrics import METRICS, TIMING
 from pytorch_dl.training.run_folder import RunFolder
@@ -49,6 +49,20 @@ def test_costs_are_those_of_the_runs(runs):
     assert cost.tokens_per_second == 1030.0, "the median of all lines"
     assert cost.kernels == ["bf16, compiled", "fp32"]
     assert cost.left_out == [] and json.loads(json.dumps(cost.to_json())) == cost.to_json()
+
+
+def test_the_table_has_a_row_for_each_arm_and_spans_of_its_seeds(runs):
+    table = cost_table([read_cost("relu", runs, parameters=12_345), read_cost("gelu", runs[:1], parameters=12_500)])
+    assert table == [
+        ["arm", "parameters", "steps", "target tokens", "tokens/s", "time of a training"],
+        ["relu", "12,345", "50", "655", "1,030", "0:59 to 1:01"],
+        ["gelu", "12,500", "50", "655", "1,030", "1:01"],
+    ]
+
+
+def test_sizes_of_arms():
+    assert parameter_line([500, 500]) == "equal parameters: 500"
+    assert parameter_line([520, 500]) == "parameters: 500 to 520, a difference of at most 4 %"
 
 
 @pytest.mark.parametrize("bad", ['{"step": 30, "tok', "\x00" * 40, '{"step": 30, "tok\n\x00\x00\n', "[1]\n"])
