@@ -10,6 +10,7 @@ from pytorch_dl.config import Config
 from pytorch_dl.data import dates_file
 from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.run import begin, finish
+from pytorch_dl.scoring.names import EXACT_MATCH
 from pytorch_dl.training.progress import Progress, duration
 from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.translating import converse
@@ -60,7 +61,7 @@ def demonstrate(out: Path) -> None:
     finish(folder, progress=progress)
     progress.say(f"this took {duration(time.monotonic() - started)}")
     report = json.loads(folder.report.read_bytes())
-    match = next(score["value"] for score in report["scores"] if score["name"] == "exact match")
+    match = next(score["value"] for score in report["scores"] if score["name"] == EXACT_MATCH)
     print(f"exact match {match:.1f} % on {report['pairs']:,} held-out pairs\n")
     translator = load(out)
     width = max(len(line) for line in LINES)

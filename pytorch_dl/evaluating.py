@@ -22,6 +22,7 @@ from pytorch_dl.experiments.compare import Comparison, compare
 from pytorch_dl.files import write_file
 from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.prepare import text_of
+from pytorch_dl.scoring.names import BLEU
 from pytorch_dl.scoring.score import Score
 from pytorch_dl.training.progress import Progress
 from pytorch_dl.training.run_folder import RunFolder
@@ -146,7 +147,7 @@ def evaluate(
             f"warning: {left_out:,} of {len(pairs):,} pairs are longer than the model reads ({limit} tokens): "
             "translated from their beginning, and left out of the perplexity"
         )
-    if not any(score.name == "BLEU" for score in scores):
+    if not any(score.name == BLEU for score in scores):
         say("BLEU is left out: it counts runs of four words, and no reference is so long")
     sources = [pair.src for pair in pairs]
     counts, counted_in = _frequencies(folder, config, sources, say)

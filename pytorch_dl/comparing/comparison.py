@@ -26,6 +26,7 @@ from pytorch_dl.experiments.costs import Cost, read_cost
 from pytorch_dl.experiments.trials import Trial, run_trials
 from pytorch_dl.experiments.verdict import find
 from pytorch_dl.files import RunLock, read_json
+from pytorch_dl.scoring.names import BLEU, CHARACTER_ERROR_RATE, CHRF, CHRF_PLUS_PLUS, EXACT_MATCH, TOKEN_ERROR_RATE
 from pytorch_dl.scoring.score import Score
 from pytorch_dl.training.progress import Progress
 from pytorch_dl.training.run_folder import RunFolder
@@ -34,12 +35,12 @@ CHOSE = " (which chose the weights as well, and flatters all arms alike)"
 LOW_RATE = 0.1  # of the highest
 FEW_WORDS = 4  # a reference of fewer is no sentence: there is one right answer
 METRICS = {
-    "bleu": "BLEU",
-    "chrf": "chrF2",
-    "chrf++": "chrF2++",
-    "exact_match": "exact match",
-    "token_error_rate": "token error rate",
-    "character_error_rate": "character error rate",
+    "bleu": BLEU,
+    "chrf": CHRF,
+    "chrf++": CHRF_PLUS_PLUS,
+    "exact_match": EXACT_MATCH,
+    "token_error_rate": TOKEN_ERROR_RATE,
+    "character_error_rate": CHARACTER_ERROR_RATE,
 }
 
 
@@ -210,10 +211,10 @@ def _deciding(config: Config, references: Sequence[str], names: Sequence[str], a
         name, why = METRICS[asked], "asked for"
     elif chosen in METRICS:
         name, why = METRICS[chosen], "training.early_stopping_metric"
-    elif statistics.median(len(reference.split()) for reference in references) < FEW_WORDS or "BLEU" not in names:
-        name, why = "exact match", "the references are of few words, with one right answer; --metric chooses another"
+    elif statistics.median(len(reference.split()) for reference in references) < FEW_WORDS or BLEU not in names:
+        name, why = EXACT_MATCH, "the references are of few words, with one right answer; --metric chooses another"
     else:
-        name, why = "BLEU", "the references are sentences; --metric chooses another"
+        name, why = BLEU, "the references are sentences; --metric chooses another"
     if name not in names:
         raise ConfigError(f"{name} counts runs of four words, and no reference is so long", fix="give --metric chrf")
     return name, why

@@ -7,6 +7,7 @@ cache/            token stores, each once
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -76,6 +77,7 @@ class Ground:
         """Check the text and write the record, or find that it is of the same comparison; returns what was decided."""
         remove_leftovers(self.folder)
         wanted = _record(arms, terms)
+        _refuse_other_scoring(arms, wanted["arms"])
         if self.record.exists():
             known = self._read()
             _refuse_difference(known, wanted, where=self.folder)
@@ -220,6 +222,19 @@ def _record(arms: Mapping[str, Config], terms: Record) -> Record:
         settings = {key: value for key, value in flat_settings(config).items() if key not in ignored}
         found["arms"][name] = {"settings": settings, "texts": texts[key]}
     return dict(json.loads(json.dumps(found)))
+
+
+def _refuse_other_scoring(arms: Mapping[str, Config], recorded: Mapping[str, Record]) -> None:
+    """Raise where arms are not scored on the same pairs: what tells how to read the training text is for all texts."""
+    first, *others = arms
+    for name, (side, told) in itertools.product(others, (("val", "validation"), ("test", "test"))):
+        if recorded[name]["texts"][side] != recorded[first]["texts"][side]:
+            here, there = flat_settings(arms[first]), flat_settings(arms[name])
+            settings = " and ".join(setting for setting in sorted(TEXTS) if here[setting] != there[setting])
+            raise ConfigError(
+                f"the arms {first!r} and {name!r} read the {told} text differently, by {settings}",
+                fix=f"give a {told} text that all arms read alike, as two files are",
+            )
 
 
 def _refuse_difference(known: Record, wanted: Record, *, where: Path) -> None:

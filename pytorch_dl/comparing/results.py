@@ -18,7 +18,7 @@ from pytorch_dl.experiments.verdict import Findings
 from pytorch_dl.files import write_file, write_json
 from pytorch_dl.training.progress import duration
 
-ALL_OF_IT = 0.95  # of a time; the last step ends a little before or after it
+ALL_OF_IT = 0.95  # of a time or of tokens; the last step ends a little before or after it
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Results:
         """What the machine did."""
         kernels = {tuple(cost.kernels) for cost in self.costs}
         told = [f"not all were computed alike: {c.arm}: {' and '.join(c.kernels)}" for c in self.costs]
-        return [*aligned(cost_table(self.costs)), *(told if len(kernels) > 1 or len(next(iter(kernels))) > 1 else [])]
+        told = told if len(kernels) > 1 or len(next(iter(kernels))) > 1 else []
+        return [*aligned(cost_table(self.costs)), *told, *(line for cost in self.costs for line in cost.left_out)]
 
     def budget_line(self) -> str:
         """What was equal in all trainings."""
@@ -68,9 +69,14 @@ class Results:
                 return f"at most {duration(self.budget.amount)} of training each; the shortest took {duration(least)}"
             return f"equal time: {duration(self.budget.amount)} of training each ({took})"
         if self.budget and self.budget.kind == "tokens":
-            return f"equal target tokens: about {self.budget.amount:,.0f} each ({took})"
+            about = f"about {self.budget.amount:,.0f}"
+            if tokens[0] < ALL_OF_IT * self.budget.amount:
+                return f"at most {about} target tokens each; some trainings ended sooner ({took})"
+            return f"equal target tokens: {about} each ({took})"
         if steps[0] == steps[-1]:
             return f"equal steps: {steps[0]:,} each ({_span(tokens)} target tokens)"
+        if self.budget:
+            return f"at most {self.budget.amount:,.0f} steps each; some trainings ended sooner ({took})"
         return f"as long as the configuration says: {took}"
 
     def to_json(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pytorch_dl.evaluation.metrics import bleu_is_defined
 from pytorch_dl.scoring.bootstrap import Interval, intervals
+from pytorch_dl.scoring.names import BLEU
 from pytorch_dl.scoring.score import Score
 
 BUCKETS = 5  # by length, of about as many lines each
@@ -113,7 +114,7 @@ def _buckets(numbers: Numbers, bounds: Sequence[int], scores: Sequence[Score]) -
     for place in np.unique(places).tolist():
         lines = np.flatnonzero(places == place)
         parts = [score.of(lines) for score in scores]
-        parts = [part for part in parts if part.name != "BLEU" or bleu_is_defined(part)]
+        parts = [part for part in parts if part.name != BLEU or bleu_is_defined(part)]
         low = bounds[place - 1] + 1 if place else 0
         high = bounds[place] if place < len(bounds) else None
         found.append(Bucket(low, high, len(lines), list(zip(parts, intervals(parts), strict=True))))

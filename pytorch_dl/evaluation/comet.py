@@ -17,6 +17,7 @@ import numpy as np
 
 from pytorch_dl.errors import ConfigError
 from pytorch_dl.evaluation.metrics import percentage
+from pytorch_dl.scoring.names import COMET
 from pytorch_dl.scoring.score import Score
 
 NOT_INSTALLED = 3
@@ -38,7 +39,7 @@ def comet(
     if len(scores) != len(data):
         raise _failed(python, f"it left {len(scores)} scores for {len(data)} lines")
     rows = np.stack([np.array(scores, dtype=np.float64), np.ones(len(scores))], axis=1)
-    return Score("COMET", f"nrefs:1|model:{model}|version:{version}", rows, percentage)
+    return Score(COMET, f"nrefs:1|model:{model}|version:{version}", rows, percentage)
 
 
 def require_comet(python: str) -> None:

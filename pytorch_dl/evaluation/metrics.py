@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from pytorch_dl.errors import ConfigError, DataError, NonFiniteError
+from pytorch_dl.scoring import names
 from pytorch_dl.scoring.score import Score
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[str], *, tokenizer: str = "13a") -> Score:
     """Corpus BLEU (Papineni et al. 2002) as sacrebleu computes it: tokeniser 13a, cased, exponential smoothing."""
-    return _sacrebleu("BLEU", bleu_metric(tokenizer), hypotheses, references)
+    return _sacrebleu(names.BLEU, bleu_metric(tokenizer), hypotheses, references)
 
 
 def bleu_metric(tokenizer: str) -> Any:
@@ -47,14 +48,14 @@ def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
     """Corpus chrF2 (Popovic 2016) as sacrebleu computes it: character 6-grams, beta 2, cased, no word n-grams."""
     from sacrebleu.metrics import CHRF
 
-    return _sacrebleu("chrF2", CHRF(), hypotheses, references)
+    return _sacrebleu(names.CHRF, CHRF(), hypotheses, references)
 
 
 def chrf_plus_plus(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
     """Corpus chrF2++ (Popovic 2017): chrF2 that counts single words and pairs of words as well."""
     from sacrebleu.metrics import CHRF
 
-    return _sacrebleu("chrF2++", CHRF(word_order=2), hypotheses, references)
+    return _sacrebleu(names.CHRF_PLUS_PLUS, CHRF(word_order=2), hypotheses, references)
 
 
 def ter(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
@@ -64,7 +65,7 @@ def ter(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
     """
     from sacrebleu.metrics import TER
 
-    return _sacrebleu("TER", TER(), hypotheses, references, lower_is_better=True)
+    return _sacrebleu(names.TER, TER(), hypotheses, references, lower_is_better=True)
 
 
 def ter_seconds(references: Sequence[str]) -> float:
@@ -76,19 +77,19 @@ def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
     """Percentage of hypotheses that equal their reference, character for character."""
     _check_counts(hypotheses, references)
     rows = [(hypothesis == reference, 1) for hypothesis, reference in zip(hypotheses, references, strict=True)]
-    return Score("exact match", "nrefs:1|case:mixed|unit:line", np.array(rows, dtype=np.float64), percentage)
+    return Score(names.EXACT_MATCH, "nrefs:1|case:mixed|unit:line", np.array(rows, dtype=np.float64), percentage)
 
 
 def token_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
     """Edits per 100 reference tokens over the whole set; tokens are what whitespace separates."""
     signature = "nrefs:1|case:mixed|unit:token|tok:whitespace"
-    return _error_rate("token error rate", signature, hypotheses, references, unit="tokens", split=str.split)
+    return _error_rate(names.TOKEN_ERROR_RATE, signature, hypotheses, references, unit="tokens", split=str.split)
 
 
 def character_error_rate(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
     """Edits per 100 reference characters over the whole set; characters are code points, spaces included."""
     signature = "nrefs:1|case:mixed|unit:codepoint|space:yes"
-    return _error_rate("character error rate", signature, hypotheses, references, unit="characters", split=str)
+    return _error_rate(names.CHARACTER_ERROR_RATE, signature, hypotheses, references, unit="characters", split=str)
 
 
 def percentage(sums: Sequence[float]) -> float:

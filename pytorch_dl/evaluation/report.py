@@ -19,9 +19,10 @@ from pytorch_dl.evaluation.metrics import (
 )
 from pytorch_dl.files import write_file, write_json
 from pytorch_dl.scoring.bootstrap import Interval, intervals
+from pytorch_dl.scoring.names import BLEU, CHRF_PLUS_PLUS, COMET, EXACT_MATCH, TER
 from pytorch_dl.scoring.score import Score
 
-IN_TABLES = ("BLEU", "chrF2++", "TER", "exact match", "COMET")  # of the breakdowns; JSON has all scores
+IN_TABLES = (BLEU, CHRF_PLUS_PLUS, TER, EXACT_MATCH, COMET)  # of the breakdowns; JSON has all scores
 
 
 @dataclass(frozen=True)

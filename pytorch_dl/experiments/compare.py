@@ -13,6 +13,7 @@ from pytorch_dl.scoring.bootstrap import RESAMPLES, Interval, intervals
 from pytorch_dl.scoring.randomisation import SEED, TRIALS, p_value
 from pytorch_dl.scoring.score import Score
 
+ONE_SEED = "this speaks of these trained systems only, not of the settings, whose order another seed may turn"
 LEVEL = 0.05  # chance that luck alone makes any of the systems look different from the first, in one metric
 
 

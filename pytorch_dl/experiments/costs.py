@@ -1,15 +1,14 @@
 """What each arm of a comparison has cost: parameters, steps, tokens, speed, time; read from its run folders."""
 
-import json
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.metrics import METRICS, TIMING
 from pytorch_dl.training.progress import duration
+from pytorch_dl.training.record_lines import RecordLines, numbers, read_lines
 from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.training.train_state import TrainState
 
@@ -29,6 +28,8 @@ class Cost:
     """Of training with its validations."""
     kernels: list[str]
     """Number format of the matrix products, and whether layers were compiled."""
+    left_out: list[str]
+    """What is to be said of records that could not be read as a whole."""
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
@@ -38,20 +39,26 @@ class Cost:
 def read_cost(arm: str, folders: Sequence[RunFolder], *, parameters: int) -> Cost:
     """The costs of an arm from the finished runs of its seeds."""
     states = [_state(folder) for folder in folders]
-    records = [[line for line in _lines(folder.path / METRICS) if line["kind"] == "train"] for folder in folders]
-    speeds = [line["tokens_per_second"] for folder in folders for line in _lines(folder.path / TIMING)]
+    records = [read_lines(folder.path / METRICS) for folder in folders]
+    timings = [_timing(folder) for folder in folders]
+    speeds = [speed for timing in timings for _, speed in numbers(timing.rows, "tokens_per_second")]
+    tokens = [sum(count for _, count in numbers(record.of("train"), "tgt_tokens")) for record in records]
+    rates = [numbers(record.of("train"), "learning_rate") for record in records]
     return Cost(
         arm,
         parameters,
         [state.step for state in states],
-        [
-            sum(line["tgt_tokens"] for line in lines) + state.since_log.tgt_tokens
-            for state, lines in zip(states, records, strict=True)
-        ],
-        [lines[-1]["learning_rate"] if lines else 0.0 for lines in records],
+        [int(count) + state.since_log.tgt_tokens for state, count in zip(states, tokens, strict=True)],
+        [found[-1][1] if found else 0.0 for found in rates],
         statistics.median(speeds) if speeds else None,
         [state.seconds for state in states],
         sorted({f"{state.precision}{', compiled' if state.compiled else ''}" for state in states}),
+        [
+            f"{folder.path}: {problem}"
+            for folder, *pair in zip(folders, records, timings, strict=True)
+            for lines in pair
+            for problem in lines.problems
+        ],
     )
 
 
@@ -84,7 +91,7 @@ def _state(folder: RunFolder) -> TrainState:
     return ckpt.read_train_state(last)
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if path.exists():
-        for line in path.read_bytes().splitlines():
-            yield json.loads(line)
+def _timing(folder: RunFolder) -> RecordLines:
+    """Nothing where the run had fewer steps than there are from line to line."""
+    path = folder.path / TIMING
+    return read_lines(path, once=True) if path.exists() else RecordLines([], [])

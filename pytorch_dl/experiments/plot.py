@@ -24,7 +24,7 @@ def draw(path: Path, findings: Findings) -> None:
             left.plot(score.interval, [place, place], color=SHOWN, linewidth=2)
         left.plot(score.by_seed, [place] * len(score.by_seed), "o", color=SEEDS, markersize=3)
         left.plot([score.value], [place], "|", color=SHOWN, markersize=14, markeredgewidth=2)
-    left.set_yticks(range(len(scores)), [score.arm for score in scores])
+    left.set_yticks(range(len(scores)), [score.arm for score in scores], parse_math=False)
     left.set_xlabel(f"{findings.metric}: mean, 95 % interval; a dot for each seed", fontsize=8)
     for place, difference in enumerate(findings.differences):
         colour = ALIKE if difference.word == NOTHING else SHOWN
@@ -32,7 +32,8 @@ def draw(path: Path, findings: Findings) -> None:
             right.plot(difference.interval, [place, place], color=colour, linewidth=2)
         right.plot([difference.value], [place], "o", color=colour, markersize=5)
     right.axvline(0, color=SEEDS, linewidth=0.8)
-    right.set_yticks(range(len(findings.differences)), [_label(difference) for difference in findings.differences])
+    labels = [_label(difference) for difference in findings.differences]
+    right.set_yticks(range(len(labels)), labels, parse_math=False)  # a name may hold two dollars
     right.set_xlabel(f"difference in {findings.metric}; grey: {NOTHING}", fontsize=8)
     for axes in (left, right):
         axes.invert_yaxis()

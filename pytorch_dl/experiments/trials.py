@@ -25,12 +25,17 @@ from pytorch_dl.errors import (
     ResourceError,
     UserError,
 )
+from pytorch_dl.training.metrics import METRICS
 from pytorch_dl.training.progress import Progress, duration
 from pytorch_dl.training.run_folder import RunFolder
 
 SAID = "pytorch-dl: "
 LOOK_EVERY = 0.1  # seconds
 KINDS = {kind.exit_code: kind for kind in (ConfigError, DataError, CheckpointError, NonFiniteError, ResourceError)}
+PLACES = (  # of data
+    *("train_data_path", "train_tgt_path", "val_data_path", "val_tgt_path", "test_data_path", "test_tgt_path"),
+    *("corpora", "cache_dir"),
+)
 Command = Callable[[Path], Sequence[str]]
 
 
@@ -59,10 +64,19 @@ class Trial:
         return self.folder.path.with_name(f"{self.folder.path.name}.log")
 
     def begin(self, tokenizers: TokenizerPair, *, beam_size: int) -> None:
-        """Make its run folder, with the shared tokenizers, unless there is one."""
+        """Make its run folder, with the shared tokenizers; one that has more to do is told where texts lie now."""
         if not self.folder.config.exists():
             tokenizers.save(self.folder.tokenizer)
             self.folder.create(self.config, beam_size=beam_size)
+        elif not self.is_done:
+            self.folder.settle(self._at_its_place(self.folder.read_config()))
+            if begun := self.folder.read_begun():
+                self.folder.note_begun(self._at_its_place(begun))
+
+    def _at_its_place(self, config: Config) -> Config:
+        """The configuration of its run, after the comparison was moved or from another working directory."""
+        places = {name: getattr(self.config.data, name) for name in PLACES}
+        return config.model_copy(update={"data": config.data.model_copy(update=places)})
 
 
 def run_trials(trials: Sequence[Trial], command: Command, *, at_once: int, progress: Progress) -> dict[Trial, str]:
@@ -157,7 +171,7 @@ def _last_words(log: Path) -> str:
 
 def _place(trial: Trial) -> str:
     """Where a training is."""
-    step, most, record = 0, trial.config.training.max_steps, trial.folder.path / "metrics.jsonl"
+    step, most, record = 0, trial.config.training.max_steps, trial.folder.path / METRICS
     with contextlib.suppress(OSError, ValueError, IndexError, KeyError), open(record, "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
         step = int(json.loads(file.read().split(b"\n")[-2])["step"])

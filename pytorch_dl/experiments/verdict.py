@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pytorch_dl.experiments.compare import LEVEL, compare
+from pytorch_dl.experiments.compare import LEVEL, ONE_SEED, compare
 from pytorch_dl.scoring.bootstrap import Interval, intervals
+from pytorch_dl.scoring.names import BLEU, CHRF, EXACT_MATCH, TOKEN_ERROR_RATE
 from pytorch_dl.scoring.score import Floats, Score
 from pytorch_dl.scoring.seed_variance import SeedScores
 
 NOTHING = "no difference shown"
-IN_TABLE = ("BLEU", "chrF2", "exact match", "token error rate")  # beside what decides; JSON has all scores
+IN_TABLE = (BLEU, CHRF, EXACT_MATCH, TOKEN_ERROR_RATE)  # beside what decides; JSON has all scores
 Trained = Mapping[str, Sequence[Sequence[Score]]]  # arm -> seed -> metric
 Factors = Mapping[str, Mapping[str, str]]  # setting -> arm -> value
 
@@ -120,13 +121,10 @@ class Findings:
         if self.seeds > 1:
             found.append(
                 f"intervals and p: over seeds and lines; a difference counts below p = {self.level:.4f}, so that of "
-                f"arms that are alike 19 in 20 comparisons show none (Bonferroni over {len(self.differences)})"
+                f"arms that are alike at least 19 in 20 comparisons show none (Bonferroni over {len(self.differences)})"
             )
         else:
-            found.append(
-                "one seed: this speaks of these trained systems only, not of the settings, whose order another seed "
-                "may turn; --seeds 3 tells"
-            )
+            found.append(f"one seed: {ONE_SEED}; --seeds 3 tells")
         return [*found, f"verdict: {self.verdict()}"]
 
     def to_json(self) -> dict[str, Any]:
@@ -176,6 +174,7 @@ def find(trained: Trained, *, metric: str, factors: Factors, left_out: Mapping[s
         differences = _of_systems({arm: [seeds[0][order[0]]] for arm, seeds in trained.items()})
         return Findings(1, scores, differences, signatures, [], left_out)
     deciding = SeedScores([[seed[order[0]] for seed in seeds] for seeds in trained.values()])
+    assert deciding.is_defined, "a metric of texts has a value, whichever lines are left out"
     contrasts = [*_from_first(arms), *_main_effects(arms, factors)]
     differences = [
         _difference(deciding, contrast, level=LEVEL / len(contrasts), lower=first[order[0]].lower_is_better)
@@ -202,8 +201,10 @@ def _arm_scores(trained: Trained, place: int) -> list[ArmScore]:
     ]
 
 
-def _within(interval: Interval, score: Score) -> Interval:
+def _within(interval: Interval | None, score: Score) -> Interval | None:
     """The part of an interval where scores can lie: none is negative, and of what is better higher all are percent."""
+    if interval is None:
+        return None
     return Interval(max(0.0, interval.low), interval.high if score.lower_is_better else min(100.0, interval.high))
 
 

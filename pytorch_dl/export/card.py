@@ -13,6 +13,7 @@ import yaml
 from pytorch_dl.config import Config
 from pytorch_dl.config.model_config import DataConfig
 from pytorch_dl.dataset.compression import without_ending
+from pytorch_dl.scoring.names import BLEU, CHARACTER_ERROR_RATE, CHRF, EXACT_MATCH, TER, TOKEN_ERROR_RATE
 
 _ISO_639_1 = (
     "aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en eo "
@@ -24,12 +25,12 @@ _ISO_639_1 = (
 CODES = frozenset(_ISO_639_1.split())
 _LIBRARIES = {"safetensors": "pytorch-dl", "ctranslate2": "ctranslate2", "onnx": "onnx"}
 _METRICS = {  # as the hub calls them
-    "BLEU": "sacrebleu",
-    "chrF2": "chrf",
-    "TER": "ter",
-    "exact match": "exact_match",
-    "token error rate": "wer",
-    "character error rate": "cer",
+    BLEU: "sacrebleu",
+    CHRF: "chrf",
+    TER: "ter",
+    EXACT_MATCH: "exact_match",
+    TOKEN_ERROR_RATE: "wer",
+    CHARACTER_ERROR_RATE: "cer",
 }
 
 

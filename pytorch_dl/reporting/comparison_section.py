@@ -7,13 +7,13 @@ from typing import Any
 
 from pytorch_dl.errors import DataError
 from pytorch_dl.evaluation.metrics import bleu, bleu_is_defined, chrf_plus_plus, exact_match
-from pytorch_dl.experiments.compare import compare
+from pytorch_dl.experiments.compare import ONE_SEED, compare
 from pytorch_dl.files import read_json
 from pytorch_dl.reporting.answers import Answers
 from pytorch_dl.reporting.html import Content, Html, Part, note, part, table, tag
-from pytorch_dl.reporting.record_lines import is_number
 from pytorch_dl.reporting.run_record import RunRecord
 from pytorch_dl.scoring.score import Score
+from pytorch_dl.training.record_lines import is_number
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -30,7 +30,8 @@ def comparison_section(runs: Sequence[RunRecord], evaluations: Sequence[Path]) -
         return None
     explained = (
         "Each difference is tested by paired approximate randomisation: p is how often systems that are alike would "
-        "differ as much. One below the level, which all comparisons of a metric share, is shown as better or worse."
+        "differ as much. One below the level, which all comparisons of a metric share, is shown as better or worse: "
+        f"{ONE_SEED}; pytorch-dl compare tells, which trains each several times."
     )
     return part("comparison", "Comparison", note(explained), parts)
 

@@ -15,10 +15,10 @@ from pytorch_dl.errors import UserError
 from pytorch_dl.files import MANIFEST, damage, read_json
 from pytorch_dl.prepare import Record, recorded_texts
 from pytorch_dl.reporting.answers import Answers, read_answers
-from pytorch_dl.reporting.record_lines import RecordLines, Row, is_number, read_lines
 from pytorch_dl.training import checkpoint as ckpt
 from pytorch_dl.training.metrics import METRICS, SAMPLES, TIMING
 from pytorch_dl.training.progress import SAMPLE_TEXTS, Sample
+from pytorch_dl.training.record_lines import RecordLines, Row, is_number, read_lines
 from pytorch_dl.training.run_folder import RunFolder
 
 TEXTS = ("test", "validation")  # what a run may be evaluated on

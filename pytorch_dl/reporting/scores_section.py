@@ -7,8 +7,8 @@ from pytorch_dl.evaluation.report import IN_TABLES
 from pytorch_dl.reporting.html import Content, Html, Part, note, part, table, tag
 from pytorch_dl.reporting.interval_chart import Estimate, interval_chart
 from pytorch_dl.reporting.line_chart import names
-from pytorch_dl.reporting.record_lines import is_number
 from pytorch_dl.reporting.run_record import RunRecord
+from pytorch_dl.training.record_lines import is_number
 
 Found = Mapping[str, Any]
 

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pytorch_dl.reporting.axis import figure, label
 from pytorch_dl.reporting.html import Content, Html, joined, note, table, tag
 from pytorch_dl.reporting.line_chart import colour
-from pytorch_dl.reporting.record_lines import is_number, numbers
 from pytorch_dl.reporting.run_record import RunRecord
 from pytorch_dl.reporting.scores_section import scores_of, told
+from pytorch_dl.scoring.names import BLEU, CHRF_PLUS_PLUS, COMET, EXACT_MATCH
 from pytorch_dl.training.progress import duration
+from pytorch_dl.training.record_lines import is_number, numbers
 
-HEADLINES = ("BLEU", "chrF2++", "exact match", "COMET")
+HEADLINES = (BLEU, CHRF_PLUS_PLUS, EXACT_MATCH, COMET)
 
 
 def summary(runs: Sequence[RunRecord]) -> Html:

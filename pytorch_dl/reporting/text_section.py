@@ -12,6 +12,7 @@ from pytorch_dl.reporting.answers import Answer, Answers
 from pytorch_dl.reporting.histogram import Pile, histogram
 from pytorch_dl.reporting.html import Content, Html, Part, joined, note, part, table, tag, text
 from pytorch_dl.reporting.run_record import RunRecord
+from pytorch_dl.scoring.names import CHRF
 
 WORST = 20
 FEWEST = 3  # of each of many runs
@@ -33,7 +34,7 @@ def lengths_section(runs: Sequence[RunRecord]) -> Part:
             for place, run in enumerate(runs)
             if run.answers is not None
         ]
-        charts.append(histogram("chrF2 of single lines", "lines", piles, whole=False))
+        charts.append(histogram(f"{CHRF} of single lines", "lines", piles, whole=False))
     shown = [chart for chart in charts if chart]
     gone = [run.name for run in runs if run.lengths is None]
     told = note(f"The prepared training text is not there: {', '.join(gone)}.") if gone else None
@@ -56,7 +57,7 @@ def worst_section(runs: Sequence[RunRecord]) -> Part | None:
             parts.append(tag("h3", {}, run.name))
         if worst:
             rows: list[list[Content]] = [[f"{value:.1f}", *_answer(answer)] for value, answer in worst]
-            parts.append(tag("div", {"class": "texts"}, table(["chrF2", "source", "reference", "translation"], rows)))
+            parts.append(tag("div", {"class": "texts"}, table([CHRF, "source", "reference", "translation"], rows)))
         else:
             parts.append(note("Every line was translated exactly as its reference."))
     explained = note(

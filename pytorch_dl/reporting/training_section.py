@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 
 from pytorch_dl.reporting.html import Html, Part, note, part, tag
 from pytorch_dl.reporting.line_chart import Curve, Points, line_chart
-from pytorch_dl.reporting.record_lines import Row, numbers
 from pytorch_dl.reporting.run_record import RunRecord
+from pytorch_dl.scoring.names import BLEU, CHRF, EXACT_MATCH
+from pytorch_dl.training.record_lines import Row, numbers
 
 SPREAD = 20.0  # between the largest and the smallest gradient norm, above which their axis is logarithmic
-SCORES = {"bleu": ("BLEU", ""), "chrf": ("chrF2", ""), "exact_match": ("Exact match", "%")}
+SCORES = {"bleu": (BLEU, ""), "chrf": (CHRF, ""), "exact_match": (EXACT_MATCH.capitalize(), "%")}
 
 
 def training_section(runs: Sequence[RunRecord]) -> Part:
@@ -36,7 +37,7 @@ def training_section(runs: Sequence[RunRecord]) -> Part:
         made[title] = line_chart(
             title, f"{unit} on {some} validation pairs, greedy".strip(), _validations(runs, name), from_zero=True
         )
-    missing = [name for name, chart in made.items() if chart is None and name not in ("GPU memory", "BLEU")]
+    missing = [name for name, chart in made.items() if chart is None and name not in ("GPU memory", BLEU)]
     explained = (
         "Across: optimizer steps. Training loss is measured with dropout, validation loss without. "
         "A ring marks the weights that were kept as the best."

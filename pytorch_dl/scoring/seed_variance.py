@@ -8,7 +8,8 @@ knows only the second, and calls two trainings of one and the same configuration
 The score of each system is made a mean over lines by the jackknife: with n lines, line i has the pseudo-value
 n * score - (n - 1) * score without i (Quenouille 1956; Efron 1982, "The Jackknife"), of BLEU as of any other metric.
 With values y[arm, seed, line] this is the analysis of variance with arms fixed, seeds and lines at random. The scatter
-of the systems' scores holds what one model does on one line already; it is taken out of the scatter between lines.
+of the systems' scores holds what one model does on one line already; it is taken out of the scatter between lines. And
+the variance between seeds cannot be less than this part of it, though seeds whose scores tie by luck would say so.
 
 The variance between seeds has few degrees of freedom, seeds - 1 from each arm. The arms share one estimate, as in
 Dunnett's test (1955), except for an arm that scatters far more than the others, which keeps its own; Student's t with
@@ -26,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytorch_dl.scoring.bootstrap import Interval
+from pytorch_dl.scoring.randomisation import ROUNDING
 from pytorch_dl.scoring.score import Floats, Score
 from pytorch_dl.scoring.student import f_tail, t_bound, two_sided_p
 
@@ -40,17 +42,19 @@ class Estimate(NamedTuple):
     error: float
     """Its standard error, over seeds and lines."""
     freedom: float
-    """Degrees of freedom of the error."""
+    """Degrees of freedom of the error; where nothing scatters, of the lines."""
 
     @property
     def p_value(self) -> float:
-        """How likely luck alone is to bring a value as far from 0."""
-        if self.error == 0:
-            return 1.0 if self.value == 0 else 0.0
+        """How likely luck alone is to bring a value as far from 0; where nothing scatters, that all lines agree."""
+        if self.error < ROUNDING:
+            return 1.0 if abs(self.value) < ROUNDING else 0.5**self.freedom  # the sign test of all lines, both sides
         return two_sided_p(self.value / self.error, self.freedom)
 
-    def interval(self, level: float = 0.05) -> Interval:
-        """Where the value may lie, with the confidence 1 - level."""
+    def interval(self, level: float = 0.05) -> Interval | None:
+        """Where the value may lie, with the confidence 1 - level; None where nothing scatters, and nothing tells."""
+        if self.error < ROUNDING:
+            return None
         margin = t_bound(level, self.freedom) * self.error
         return Interval(self.value - margin, self.value + margin)
 
@@ -64,7 +68,8 @@ class SeedScores:
         self._lines = np.array([[pseudo_values(score) for score in arm] for arm in scores])  # (A, S, G)
         self._between_seeds = self.values.var(1, ddof=1)  # (A,)
         self._within = _interaction(self._lines)  # (A,)
-        self.outlying = _outlying(self._between_seeds, seeds=self.values.shape[1])  # (A,)
+        self._of_lines = self._within / self._lines.shape[2]  # (A,): what of it lies in a score, the mean of the lines
+        self.outlying = _outlying(self._between_seeds, self._of_lines, seeds=self.values.shape[1])  # (A,)
 
     @property
     def is_defined(self) -> bool:
@@ -80,22 +85,20 @@ class SeedScores:
         weights = np.asarray(weights, dtype=np.float64)
         seeds, groups = self._lines.shape[1:]
         squares = weights**2
-        parts = [
-            (float(squares[arm] * self._between_seeds[arm] / seeds), seeds - 1.0)
-            for arm in np.flatnonzero(self.outlying)
-        ]
-        alike = ~self.outlying
-        if squares[alike].any():
-            shared = float(self._between_seeds[alike].mean())
-            parts.append((float(squares[alike].sum()) * shared / seeds, float(alike.sum()) * (seeds - 1.0)))
+        alone = np.eye(len(squares), dtype=bool)[self.outlying]
+        parts = []
+        for arms in (*alone, ~self.outlying):
+            shared = _variance(self._between_seeds, self._of_lines, arms)
+            parts.append((float(squares[arms].sum()) * shared / seeds, float(arms.sum()) * (seeds - 1.0)))
         if groups > 1:
             of_lines = weights @ self._lines.mean(1)  # (G,)
             noise = float(squares @ self._within) / seeds
             parts.append((max(0.0, float(of_lines.var(ddof=1)) - noise) / groups, groups - 1.0))
         variance = sum(part for part, _ in parts)
+        error = math.sqrt(variance)
         doubt = sum(part**2 / freedom for part, freedom in parts)
-        freedom = variance**2 / doubt if doubt else seeds - 1.0
-        return Estimate(float(weights @ self.values.mean(1)), math.sqrt(variance), freedom)
+        freedom = groups - 1.0 if error < ROUNDING else variance**2 / doubt
+        return Estimate(float(weights @ self.values.mean(1)), error, freedom)
 
 
 def pseudo_values(score: Score) -> Floats:
@@ -119,7 +122,12 @@ def _interaction(lines: Floats) -> Floats:
     return found
 
 
-def _outlying(variances: Floats, *, seeds: int) -> NDArray[np.bool_]:
+def _variance(between_seeds: Floats, of_lines: Floats, arms: NDArray[np.bool_]) -> float:
+    """The variance between seeds of arms that share it; their mean has a floor: one for each would bias it."""
+    return float(max(between_seeds[arms].mean(), of_lines[arms].mean()))
+
+
+def _outlying(variances: Floats, of_lines: Floats, *, seeds: int) -> NDArray[np.bool_]:
     """Which arms scatter so much more than the others that these tell nothing of them; the widest is tried first."""
     outlying = np.zeros(len(variances), dtype=bool)
     for arm in np.argsort(-variances):
@@ -127,7 +135,7 @@ def _outlying(variances: Floats, *, seeds: int) -> NDArray[np.bool_]:
         others[arm] = False
         if not others.any():
             break
-        usual = float(variances[others].mean())
+        usual = _variance(variances, of_lines, others)
         freedom = float(others.sum() * (seeds - 1))
         if variances[arm] <= usual or (
             usual and f_tail(variances[arm] / usual, seeds - 1.0, freedom) >= OUTLYING / len(variances)

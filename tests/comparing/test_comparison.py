@@ -5,21 +5,37 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from tiny_runs import TINY, call, command, environment, snapshot, write_tsv
 
-from pytorch_dl.comparing.ground import Ground
+from pytorch_dl.comparing import comparison
+from pytorch_dl.comparing.ground import Ground, Prepared
 from pytorch_dl.config import Config
 from pytorch_dl.config.load import with_overrides
+from pytorch_dl.dataset.tokenizer import TokenizerPair
 from pytorch_dl.entry import execute
-from pytorch_dl.experiments.arms import Budget, grid
+from pytorch_dl.experiments.costs import Cost
 from pytorch_dl.files import TEMPORARY
 
 VARY = ["--vary", "model.activation=relu,swiglu"]
 ARMS = ("01-activation=relu", "02-activation=swiglu")
+KILLED_WHEN_IT_HAS_SAVED = """
+import os, signal, sys
+from pytorch_dl import entry
+from pytorch_dl.training import checkpoint
+
+def save(*arguments, _save=checkpoint.save_checkpoint, **named):
+    _save(*arguments, **named)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoint.save_checkpoint = save
+sys.argv[1:] = ["resume", sys.argv[1]]
+entry.main()
+"""
 HASTE = ["--seeds", "2", "--beam", "1", "training.learning_rate=1e-2"]
 
 
@@ -100,6 +116,26 @@ class TestWhatIsLeft:
             assert f"model: {count:,} parameters" in log
 
 
+def test_goes_on_where_it_was_moved_to_and_from_another_working_directory(tmp_path, capsys, monkeypatch):
+    """With two corpora, whose places are in one setting, and a test text; killed when it had saved and not ended."""
+    for name, first, count in (("text", 0, 60), ("more", 60, 40), ("test", 100, 8)):
+        write_tsv(tmp_path / "here" / f"{name}.tsv", count, first=first)
+    (tmp_path / "there").mkdir()
+    texts = ["--src", tmp_path / "here" / "text.tsv", "--test-src", tmp_path / "here" / "test.tsv", "--split", "12"]
+    given = [*TINY, *VARY, *texts, "--seeds", "1", f"data.corpora=[{{src: {tmp_path / 'here' / 'more.tsv'}}}]"]
+    monkeypatch.chdir(tmp_path / "here")
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "_command", lambda run: [sys.executable, "-c", KILLED_WHEN_IT_HAS_SAVED, str(run)])
+        assert call(capsys, "compare", *given, "--out", "done").code == 6
+    (run,) = Path("done/runs").glob("*/*/checkpoints")
+    assert list(run.iterdir()) and not (run.parent / "model").exists()
+    Path("done").rename(tmp_path / "there" / "moved")
+    monkeypatch.chdir(tmp_path / "there")
+    done = call(capsys, "compare", *given, "--out", "moved")
+    assert done.code == 0 and "scored on the test text, 8 pairs" in done.out, done.err
+    assert not Path("done").exists() and not (tmp_path / "here" / "done").exists()
+
+
 def _config(run: Path) -> dict:
     import yaml
 
@@ -143,6 +179,16 @@ class TestTheSameCommandAgain:
         done = ["compare", *TINY, *HASTE, *VARY, "--src", text, "--split", "12", "--out", copied / "done"]
         refused = call(capsys, *done)
         assert refused.code == 4 and "the train text is another" in refused.err
+
+    def test_where_a_training_read_another_text_is_refused(self, finished, copied, capsys):
+        """As when the text was another for a while, and is again what it was."""
+        run = copied / "done" / "runs" / ARMS[1] / "seed-2"
+        data = json.loads((run / "data.json").read_text())
+        data["val"][0]["sha256"] = "0" * 64
+        (run / "data.json").write_text(json.dumps(data))
+        refused = call(capsys, *words(finished, copied / "done"))
+        assert refused.code == 3 and len(refused.error_lines) == 1
+        assert f"{run}: it was trained on another text. Fix: delete this run folder." in refused.err
 
 
 class TestRefused:
@@ -188,43 +234,29 @@ class TestRefused:
         assert refused.code == 3 and not (tmp_path / "done" / "comparison.json").exists()
 
 
-class TestGround:
-    def arm(self, folder: Path, *more: str) -> Config:
-        text, held_out = write_tsv(folder / "text.tsv", 200), write_tsv(folder / "val.tsv", 20, first=200)
-        return with_overrides(
-            Config(), [*TINY, f"data.train_data_path={text}", f"data.val_data_path={held_out}", *more]
-        )
+class TestSchedulesThatTimeCutShort:
+    def told(self, rates: list[list[float]], *settings: str) -> str | None:
+        """What is said of arms with these learning rates at their ends, of 0.01 at most."""
+        config = with_overrides(Config(), ["training.learning_rate=0.01", *settings])
+        tokenizers = TokenizerPair.__new__(TokenizerPair)  # not looked at
+        arms = {str(n): Prepared(config, tokenizers, {}, 1) for n in range(len(rates))}
+        costs = [Cost(str(n), 1, [9], [9], found, None, [9.0], [], []) for n, found in enumerate(rates)]
+        return comparison._unfinished(arms, costs)
 
-    def test_a_budget_of_tokens_is_that_of_steps(self, tmp_path):
-        ground = Ground(tmp_path / "out", lambda _: None)
-        config = self.arm(tmp_path, "training.gradient_accumulation_steps=2")
-        decided = {"precision": False, "threads": None}
-        prepared = ground.prepare(config, decided, Budget("tokens", 50_000))
-        (module,) = ground._modules.values()
-        batches = list(module.train_dataloader())
-        in_step = 2 * sum(batch.num_tgt_tokens for batch in batches) / len(batches)
-        assert prepared.config.training.max_steps == round(50_000 / in_step) > 5
+    def test_are_told_by_the_highest_rate(self):
+        told = self.told([[0.0001, 0.0005], [0.004, 0.0]], "training.time_limit=60")
+        assert told and told.startswith("time was up while the learning rate stood at up to 40% of its highest")
 
-    def test_what_arms_share_is_made_once(self, tmp_path):
-        said: list[str] = []
-        ground = Ground(tmp_path / "out", said.append)
-        arms = grid(self.arm(tmp_path), ["model.activation=relu,gelu", "data.tokenizer_name=char,byte"])
-        decided = ground.begin(arms, {"at_once": 1})
-        prepared = [ground.prepare(config, decided, None) for config in arms.values()]
-        assert len(list((tmp_path / "out" / "tokenizers").iterdir())) == 2
-        assert len([line for line in said if line.startswith("token store: building")]) == 2  # of both texts
-        assert prepared[0].tokenizers is prepared[2].tokenizers is not prepared[1].tokenizers
-
-    def test_precision_and_threads_are_decided_once(self, tmp_path):
-        arms = grid(self.arm(tmp_path, "training.mixed_precision=true", "system.num_threads=null"), VARY[1:])
-        ground = Ground(tmp_path / "out", lambda _: None)
-        decided = ground.begin(arms, {"at_once": 2})
-        assert decided["threads"] == 1 and decided["precision"] in (False, "bf16")
-        record = json.loads(ground.record.read_text())
-        ground.record.write_text(json.dumps({**record, "decided": {"precision": "fp16", "threads": 7}}))
-        again = ground.begin(arms, {"at_once": 2})
-        config = ground.prepare(next(iter(arms.values())), again, None).config
-        assert (config.training.mixed_precision, config.system.num_threads) == ("fp16", 7)
+    @pytest.mark.parametrize(
+        ("rate", "settings"),
+        [
+            (0.0009, ["training.time_limit=60"]),
+            (0.004, []),
+            (0.01, ["training.time_limit=60", "scheduler.name=constant"]),
+        ],
+    )
+    def test_else_nothing_is_said(self, rate, settings):
+        assert self.told([[0.0], [rate]], *settings) is None
 
 
 @pytest.mark.slow

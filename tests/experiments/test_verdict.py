@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from pytorch_dl.evaluation.metrics import chrf, exact_match
+from pytorch_dl.evaluation.report import text_scores
 from pytorch_dl.experiments.plot import draw
 from pytorch_dl.experiments.verdict import NOTHING, Difference, Findings, find
 from pytorch_dl.scoring.bootstrap import Interval
 from pytorch_dl.scoring.randomisation import p_value
 from pytorch_dl.scoring.score import Score
+from pytorch_dl.scoring.seed_variance import SeedScores
 
 LINES = 60
 REFERENCES = [f"line {number} of the text" for number in range(LINES)]
@@ -130,6 +132,15 @@ def test_scores_are_not_told_to_lie_where_none_can():
     assert low.low == 0 < low.high < high.low < high.high <= 100
 
 
+def test_where_nothing_scatters_there_is_no_interval_and_the_number_of_lines_decides():
+    found = find(arms({"a": 1.0, "b": 0.0}), metric="exact match", factors={}, left_out={})
+    assert found.verdict() == "b is worse than a by 100.00 exact match (p < 0.0001)"
+    assert [row[2:4] for row in found.table()[1:]] == [["100.00", ""], ["0.00", ""]]
+    one_line = {name: [[seed[1].of(np.arange(1))] for seed in seeds] for name, seeds in arms({"a": 1, "b": 0}).items()}
+    found = find(one_line, metric="exact match", factors={}, left_out={})
+    assert found.verdict() == f"{NOTHING} in exact match"
+
+
 def test_json_and_picture(grid, tmp_path):
     found = json.loads(json.dumps(grid.to_json(), allow_nan=False))
     assert next(row["by_seed"] for row in found["scores"] if row["metric"] == "exact match") == [
@@ -139,3 +150,20 @@ def test_json_and_picture(grid, tmp_path):
     draw(tmp_path / "a.png", grid)
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    "references", [["<skipped>", "one two three four"], ["...", "a", "-"], ["\u200b", "&quot;"], ["b"]]
+)
+def test_metrics_of_texts_have_a_value_whichever_lines_are_left_out(references):
+    """Else a verdict would speak of nan, and its JSON could not be written."""
+    found = [text_scores(lines, references, with_ter=False) for lines in (references, [""] * len(references))]
+    assert all(SeedScores([list(pair), list(pair)]).is_defined for pair in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("name", ["text=a$_$b.tsv", "text=$\\frac{$", "a$}{$b"])
+def test_dollars_in_the_name_of_an_arm_are_no_formula(name, tmp_path):
+    found = find(arms({name: 0.4, "b": 0.6}), metric="exact match", factors={}, left_out={})
+    draw(tmp_path / "a.png", found)
+    found = find(arms({"b": 0.4, name: 0.6}), metric="exact match", factors={}, left_out={})
+    draw(tmp_path / "b.png", found)

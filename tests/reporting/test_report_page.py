@@ -11,6 +11,7 @@ from pages import HOSTILE, copied, read, series, write_records
 from tiny_runs import TINY, call, snapshot, write_tsv
 
 from pytorch_dl.errors import CheckpointError, ConfigError
+from pytorch_dl.experiments.compare import ONE_SEED
 from pytorch_dl.reporting.heat_map import LEAST
 from pytorch_dl.reporting.page import GENERATOR, MOST_RUNS, page, read_runs, write_page
 from pytorch_dl.training.metrics import memory_mb
@@ -134,6 +135,7 @@ def test_several_runs_lie_over_each_other(run, tmp_path):
     assert {has["class"].split()[1] for has in found.all("g") if has.get("data-steps")} == {"c0", "c1"}
     assert "system.seed121" in found.text  # here, there, in the template
     assert "Runs against mine" in found.text and found.text.count("no difference shown") == 2  # chrF2++, exact match
+    assert f"is shown as better or worse: {ONE_SEED}" in found.text and ONE_SEED not in read(run).text
 
 
 def test_a_run_on_another_text_is_not_compared(run, tmp_path):

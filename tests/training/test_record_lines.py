@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from pytorch_dl.reporting.answers import Answer, Answers, read_answers
-from pytorch_dl.reporting.record_lines import numbers, read_lines
+from pytorch_dl.training.record_lines import numbers, read_lines
 
 LINES = "".join(json.dumps({"step": step, "kind": "train", "nll": 9.0 - step}) + "\n" for step in (1, 2, 3))
 
@@ -48,39 +47,3 @@ def test_only_finite_numbers_are_drawn():
 def test_a_missing_file_and_a_folder(tmp_path):
     assert read_lines(tmp_path / "f").problems == ["f is missing."]
     assert read_lines(tmp_path).problems == [f"{tmp_path.name} is not a plain file."]
-
-
-class TestAnswers:
-    def test_the_worst_are_wrong_and_furthest_first(self):
-        lines = [
-            Answer("s", "the cat sat", "the cat sat"),
-            Answer("s", "the cat sat", "the cat sits"),
-            Answer("s", "the cat sat", "xyz"),
-        ]
-        answers = Answers(lines)
-        assert [answer for _, answer in answers.worst(5)] == [lines[2], lines[1]]
-        assert answers.worst(1)[0][0] == 0.0 and answers.chrf[0] == 100.0
-
-    def test_one_line_scores_as_a_text_of_its_own(self):
-        from sacrebleu import sentence_chrf
-
-        lines = [
-            Answer("s", "the cat sat on the mat", "a cat sits on a mat"),
-            Answer("s", "ab", "abc"),
-            Answer("s", "a", ""),
-        ]
-        wanted = [sentence_chrf(line.translation, [line.reference]).score for line in lines]
-        assert Answers(lines).chrf == pytest.approx(wanted)
-
-    def test_are_read_whatever_they_hold(self, tmp_path):
-        path = tmp_path / "x.compared.tsv"
-        assert read_answers(path) is None
-        path.write_text("answer\tsource\treference\ttranslation\nwrong\ta\x85b\tc\t\nright\tonly three\tcells\n")
-        assert read_answers(path).lines == [Answer("a\x85b", "c", "")]
-        path.write_text("answer\tsource\treference\ttranslation\n")
-        assert read_answers(path) is None
-
-    def test_of_the_same_text_in_another_order(self):
-        first = Answers([Answer("a", "b", "c"), Answer("d", "e", "f")])
-        assert first.is_of_the_same_text(Answers([Answer("d", "e", "x"), Answer("a", "b", "y")]))
-        assert not first.is_of_the_same_text(Answers([Answer("d", "e", "x")]))
