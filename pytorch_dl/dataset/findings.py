@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from pytorch_dl.dataset.alignment import BLOCK, MISALIGNED, misaligned_blocks
+from pytorch_dl.dataset.direction import swapped
 from pytorch_dl.dataset.summary import FAR_RATIO, CorpusSummary, DataSummary, TokenSummary, pair_hashes, src_hashes
 from pytorch_dl.dataset.survey import SHOWN_FAULTS, SideTokens, Survey, numbers
 from pytorch_dl.dataset.text_files import PairStream, TextSource
@@ -101,6 +102,15 @@ def overlap_findings(train: Sequence[Survey], held_out: Sequence[Survey], what: 
     if known:
         text = f"{share(known, total)} {what} sources are in the training text with another target"
         yield Finding("warning" if known >= MANY_SHARED * total else "note", text)
+
+
+def swap_findings(train: Sequence[Survey], held_out: Sequence[Survey], what: str) -> Iterator[Finding]:
+    """Validation or test text whose sources look like the targets of the training text, and the other way round."""
+    known, others = ([pair for survey in surveys for pair in survey.beginnings] for surveys in (train, held_out))
+    wrong = swapped(known, others)
+    if wrong is not None:
+        text = f"{what} text: in {100 * wrong:.0f} % of a sample of its pairs the source looks like the targets of the"
+        yield Finding("warning", f"{text} training text, and the target like the sources: are the two sides swapped?")
 
 
 def _faults(stream: PairStream, survey: Survey) -> Iterator[Finding]:
