@@ -1,5 +1,6 @@
 """What the figures of a data check mean: an error would train garbage or stop training, a warning is worth a look."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +24,11 @@ MANY_CHANGED = 0.05  # of the sample is not given back by encoding and decoding
 SHORT = 24  # characters of a median text that may be a word with its spelling
 PIECES = 1.5  # characters a token, over which tokens are pieces of words
 MANY_PAIRS = 100_000  # from which pieces of words are learnt as well as characters
+MANY_CUT = 0.1  # of the sample are cut into pieces of words by another program
+_CUTS = {  # the mark: how a text that is cut looks, and how to join its pieces; a diff has @@ as a word
+    "`@@ ` of subword-nmt": (re.compile(r"[^\s@]@@(?: |$)"), "sed -r 's/@@( |$)//g'"),
+    "`▁` of SentencePiece": (re.compile(r"(?:^| )▁\w"), "sed 's/ //g; s/▁/ /g; s/^ //'"),
+}
 _ENOUGH = 100  # pairs from which one text repeated is no accident
 
 Level = Literal["error", "warning", "note"]
@@ -53,6 +59,7 @@ def corpus_findings(
             yield Finding("error", f"{stream.name}: no pair is left to use")
         return
     yield from _same_texts(stream, survey, summary)
+    yield from _cuts(survey)
     yield from _alignment(survey, summary)
     yield from _lengths(summary, max_length=max_length)
     for side, tokens, found in (
@@ -153,6 +160,16 @@ def _same_texts(stream: PairStream, survey: Survey, summary: CorpusSummary) -> I
     if summary.identical_sides:
         text = f"{stream.name}: {share(summary.identical_sides, survey.pairs)} pairs have the same text on both sides"
         yield Finding("warning" if summary.identical_sides >= MANY_IDENTICAL * survey.pairs else "note", text)
+
+
+def _cuts(survey: Survey) -> Iterator[Finding]:
+    for place, side in enumerate(("source", "target")):
+        for mark, (pattern, command) in _CUTS.items():
+            cut = sum(pattern.search(pair[place]) is not None for pair in survey.beginnings)
+            if cut > MANY_CUT * len(survey.beginnings):
+                text = f"{survey.name}: {share(cut, len(survey.beginnings))} of a sample of {side} texts are cut into"
+                text += f" pieces, with {mark}: train on the raw text, or join them: {command}"
+                yield Finding("warning", text)
 
 
 def _alignment(survey: Survey, summary: CorpusSummary) -> Iterator[Finding]:
