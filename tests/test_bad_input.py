@@ -221,6 +221,7 @@ RUN_FOLDERS = [
     case("tokenizer gone", unfinished(delete("done/tokenizer")), "resume done", 4, "done/tokenizer", "is not a folder"),
     case("tokenizer flipped", flip("done/tokenizer/tokenizer.json"), T, 4, "does not match its checksum"),
     case("tokenizer pickled", signed("done/tokenizer/tokenizer.json", pickled()), T, 4, "tokenizer.json"),
+    case("misspelt", nothing, "check --src good.tsv data.tokenizer_name=chars", 2, "'chars', did you mean 'char'?"),
     case("pretrained", nothing, RUN + "--src good.tsv data.tokenizer_name=./done", 4, "'./done' cannot be loaded"),
     case("record", unfinished(write("done/data.json", "[]")), "resume done", 4, "done/data.json: cannot be read"),
     case("plan", unfinished(write("done/evaluation.json", "{}")), "resume done", 4, "json: expected a beam_size"),
