@@ -120,6 +120,7 @@ def begin(
     folder = RunFolder(out)
     folder.refuse_another()
     require_training_text(config.data)
+    refuse_misspelt(config.data.tokenizer_name)
     other = OtherModel.read(weights_from) if weights_from is not None else None
     if other:
         other.require_some_fit(config)
