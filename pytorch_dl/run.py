@@ -24,7 +24,7 @@ from pytorch_dl.dataset.efficient_dataloader import (
     texts_of,
 )
 from pytorch_dl.dataset.loader import BatchLoader
-from pytorch_dl.dataset.tokenizer import TokenizerPair
+from pytorch_dl.dataset.tokenizer import TokenizerPair, refuse_misspelt
 from pytorch_dl.errors import DataError, Interrupted, UserError
 from pytorch_dl.evaluating import evaluate_run
 from pytorch_dl.files import RunLock, new_folder, remove_leftovers, write_json
@@ -53,6 +53,7 @@ def check_texts(config: Config, say: Say) -> tuple[CheckReport, TokenizerPair | 
     A text that validation pairs are held out of is looked at as a whole: no side of a split sees its faults.
     """
     data, seed = config.data, config.system.seed
+    refuse_misspelt(data.tokenizer_name)  # before a long text is read
     whole = texts_of(data.model_copy(update={"val_split": 0}), seed=seed)
     test = [source(data, data.test_data_path, data.test_tgt_path)] if data.test_data_path else []
     report = check(whole.train, whole.val, test)
@@ -119,6 +120,7 @@ def begin(
     folder = RunFolder(out)
     folder.refuse_another()
     require_training_text(config.data)
+    refuse_misspelt(config.data.tokenizer_name)
     other = OtherModel.read(weights_from) if weights_from is not None else None
     if other:
         other.require_some_fit(config)

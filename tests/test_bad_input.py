@@ -221,6 +221,8 @@ RUN_FOLDERS = [
     case("tokenizer gone", unfinished(delete("done/tokenizer")), "resume done", 4, "done/tokenizer", "is not a folder"),
     case("tokenizer flipped", flip("done/tokenizer/tokenizer.json"), T, 4, "does not match its checksum"),
     case("tokenizer pickled", signed("done/tokenizer/tokenizer.json", pickled()), T, 4, "tokenizer.json"),
+    case("misspelt", nothing, "check --src good.tsv data.tokenizer_name=chars", 2, "'chars', did you mean 'char'?"),
+    case("misspelt too", nothing, "train c.yaml --out new data.tokenizer_name=BPE", 2, "'BPE', did you mean 'bpe'?"),
     case("pretrained", nothing, RUN + "--src good.tsv data.tokenizer_name=./done", 4, "'./done' cannot be loaded"),
     case("record", unfinished(write("done/data.json", "[]")), "resume done", 4, "done/data.json: cannot be read"),
     case("plan", unfinished(write("done/evaluation.json", "{}")), "resume done", 4, "json: expected a beam_size"),
@@ -308,6 +310,11 @@ def test_bad_input_ends_in_one_line(item: Case, folder: Path, capsys: pytest.Cap
         name for name in new if name.startswith(("new/tokenizer/", "new/cache/"))
     }
     assert not Path("exploded").exists()
+
+
+def test_a_misspelt_tokenizer_leaves_no_folder(folder, capsys):
+    assert call(capsys, "train", "c.yaml", "--out", "new", "data.tokenizer_name=BPE").code == 2
+    assert not Path("new").exists()
 
 
 def test_a_run_in_use_is_not_touched(folder, capsys):

@@ -5,7 +5,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from pydantic_core import ErrorDetails
 from yaml.representer import BaseRepresenter
 
 from pytorch_dl.config.model_config import Config, Section
+from pytorch_dl.config.other_toolkits import OUR_NAMES, other_toolkit
 from pytorch_dl.config.reader import NULLS, plain_scalar, read_file, read_text
 from pytorch_dl.errors import ConfigError
 
 Where = Callable[[str], str]  # field, such as model.d_model -> the place that set it
+SHOWN_UNKNOWN = 8
 _FOR_EDITORS = (
     "# yaml-language-server: $schema=schema.json",
     "# An editor completes and checks this file by the schema beside it: pytorch-dl config schema > schema.json",
@@ -155,7 +157,7 @@ class _Dumper(yaml.SafeDumper):
 
 def _merge(config: Config, changes: Mapping[str, Any], where: Where) -> Config:
     changes = {name: {} if section is None else section for name, section in changes.items()}  # all lines are comments
-    _refuse_unknown(Config, changes, "", where)
+    _refuse_unknown(changes, where)
     tree = config.model_dump()
     for name, section in changes.items():
         if not isinstance(section, Mapping):
@@ -167,20 +169,37 @@ def _merge(config: Config, changes: Mapping[str, Any], where: Where) -> Config:
         raise _all_errors(error, where) from None
 
 
-def _refuse_unknown(section: type[Section], tree: Mapping[str, Any], prefix: str, where: Where) -> None:
+def _refuse_unknown(tree: Mapping[str, Any], where: Where) -> None:
+    """Raise for the settings that do not exist, at the place of the first."""
+    found = [*_unknown(Config, tree, "")]
+    if not found:
+        return
+    toolkit = other_toolkit(prefix + key for prefix, key, _ in found)
+    told = [
+        _cut(prefix + key) + ("" if toolkit else _elsewhere(key) or nearest(key, known, prefix=prefix))
+        for prefix, key, known in found[:SHOWN_UNKNOWN]
+    ]
+    more = f"; and {len(found) - len(told):,} more" if len(found) > len(told) else ""
+    what = "unknown setting " if len(found) == 1 else f"{len(found):,} unknown settings: "
+    fix = "write the key below its section" if any("." in key for _, key, _ in found) else None
+    if toolkit:
+        what, fix = f"written for {toolkit}: {what}", OUR_NAMES
+    raise ConfigError(f"{what}{'; '.join(told)}{more}", where=where(found[0][0] + found[0][1]), fix=fix)
+
+
+def _unknown(section: type[Section], tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str, Iterable[str]]]:
+    """Each setting that does not exist: what stands before its name, its name, and the names that there are."""
     known = section.model_fields
     for key, value in tree.items():
-        field = f"{prefix}{key}"
         if key not in known:
-            likely = _elsewhere(str(key)) or nearest(str(key), known, prefix=prefix)
-            fix = "write the key below its section" if "." in str(key) else None
-            raise ConfigError(f"unknown setting {field!r}{likely}", where=where(field), fix=fix)
+            yield prefix, str(key), known
+            continue
         inner = _section_of(known[key].annotation)
         if inner is None:
             continue
-        for name, item in enumerate(value) if isinstance(value, list) else [("", value)]:
+        for place, item in enumerate(value) if isinstance(value, list) else [("", value)]:
             if isinstance(item, Mapping):
-                _refuse_unknown(inner, item, f"{field}.{name}." if isinstance(value, list) else f"{field}.", where)
+                yield from _unknown(inner, item, f"{prefix}{key}.{place}{'.' * (place != '')}")
 
 
 def _section_of(annotation: Any) -> type[Section] | None:
@@ -226,11 +245,15 @@ def _told(field: str, details: ErrorDetails) -> tuple[str, str | None]:
 
 
 def _complaint(message: str, allowed: list[str], got: Any) -> str:
-    shown = repr(got) if len(repr(got)) <= 100 else f"{repr(got)[:97]}..."
     if allowed:
-        return f"expected one of {', '.join(allowed)}, got {shown}"
+        return f"expected one of {', '.join(allowed)}, got {_cut(got)}"
     what = message.removeprefix("Value error, ").removeprefix("Input should be ")
-    return what if what.startswith("expected") else f"expected {what}, got {shown}"
+    return what if what.startswith("expected") else f"expected {what}, got {_cut(got)}"
+
+
+def _cut(value: Any) -> str:
+    """A value as it is written in Python, not all of a long one."""
+    return repr(value) if len(repr(value)) <= 100 else f"{repr(value)[:97]}..."
 
 
 def _info(loc: tuple[int | str, ...]) -> FieldInfo | None:

@@ -6,6 +6,7 @@ from decimal import Decimal
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 _SECONDS = {"": 1, "s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 _DIGITS = r"[0-9][0-9_]{0,24}(?:\.[0-9]+)?"
+_MANY = 1e6  # from where on digits are counted for the reader
 _NUMBER = re.compile(rf"\s*({_DIGITS})\s*([a-zA-Z]*)\s*")
 # What of it a schema tells an editor.
 COUNT_PATTERN, SECONDS_PATTERN = (
@@ -34,6 +35,11 @@ def parse_number(value: object) -> object:
 def parse_column(value: object) -> object:
     """Read the number of a column as its name; what is not a whole number is passed on."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def written(value: float, digits: int) -> str:
+    """A number with so many digits behind the point; from a million on as 1.2e+06."""
+    return f"{value:.{digits}f}" if abs(value) < _MANY else f"{value:.1e}"
 
 
 def _parse(value: object, units: dict[str, int], expected: str) -> object:

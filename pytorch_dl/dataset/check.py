@@ -15,6 +15,7 @@ from pytorch_dl.dataset.findings import (
     repeat_findings,
     share,
     spelling_findings,
+    swap_findings,
 )
 from pytorch_dl.dataset.summary import CorpusSummary, DataSummary, Ratio, TokenSummary, summarize
 from pytorch_dl.dataset.survey import Survey, survey
@@ -84,6 +85,7 @@ def check(
             findings += [finding for found in surveys[what] for finding in spelling_findings(found)]
         else:
             findings += overlap_findings(surveys["training"], surveys[what], what)
+            findings += swap_findings(surveys["training"], surveys[what], what)
     levels = ("error", "warning", "note")
     by_level = tuple(sorted(findings, key=lambda finding: levels.index(finding.level)))
     return CheckReport(summaries["training"], summaries.get("validation"), summaries.get("test"), by_level)

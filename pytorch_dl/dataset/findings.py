@@ -1,5 +1,6 @@
 """What the figures of a data check mean: an error would train garbage or stop training, a warning is worth a look."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -7,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from pytorch_dl.dataset.alignment import BLOCK, MISALIGNED, misaligned_blocks
+from pytorch_dl.dataset.direction import swapped
 from pytorch_dl.dataset.summary import FAR_RATIO, CorpusSummary, DataSummary, TokenSummary, pair_hashes, src_hashes
 from pytorch_dl.dataset.survey import SHOWN_FAULTS, SideTokens, Survey, numbers
 from pytorch_dl.dataset.text_files import PairStream, TextSource
@@ -22,6 +24,11 @@ MANY_CHANGED = 0.05  # of the sample is not given back by encoding and decoding
 SHORT = 24  # characters of a median text that may be a word with its spelling
 PIECES = 1.5  # characters a token, over which tokens are pieces of words
 MANY_PAIRS = 100_000  # from which pieces of words are learnt as well as characters
+MANY_CUT = 0.1  # of the sample are cut into pieces of words by another program
+_CUTS = {  # the mark: how a text that is cut looks, and how to join its pieces; a diff has @@ as a word
+    "`@@ ` of subword-nmt": (re.compile(r"[^\s@]@@(?: |$)"), "sed -r 's/@@( |$)//g'"),
+    "`▁` of SentencePiece": (re.compile(r"(?:^| )▁\w"), "sed 's/ //g; s/▁/ /g; s/^ //'"),
+}
 _ENOUGH = 100  # pairs from which one text repeated is no accident
 
 Level = Literal["error", "warning", "note"]
@@ -52,6 +59,7 @@ def corpus_findings(
             yield Finding("error", f"{stream.name}: no pair is left to use")
         return
     yield from _same_texts(stream, survey, summary)
+    yield from _cuts(survey)
     yield from _alignment(survey, summary)
     yield from _lengths(summary, max_length=max_length)
     for side, tokens, found in (
@@ -103,6 +111,15 @@ def overlap_findings(train: Sequence[Survey], held_out: Sequence[Survey], what: 
         yield Finding("warning" if known >= MANY_SHARED * total else "note", text)
 
 
+def swap_findings(train: Sequence[Survey], held_out: Sequence[Survey], what: str) -> Iterator[Finding]:
+    """Validation or test text whose sources look like the targets of the training text, and the other way round."""
+    known, others = ([pair for survey in surveys for pair in survey.beginnings] for surveys in (train, held_out))
+    wrong = swapped(known, others)
+    if wrong is not None:
+        text = f"{what} text: in {100 * wrong:.0f} % of a sample of its pairs the source looks like the targets of the"
+        yield Finding("warning", f"{text} training text, and the target like the sources: are the two sides swapped?")
+
+
 def _faults(stream: PairStream, survey: Survey) -> Iterator[Finding]:
     for fault in survey.shown_faults:
         yield Finding("error", str(fault))
@@ -143,6 +160,16 @@ def _same_texts(stream: PairStream, survey: Survey, summary: CorpusSummary) -> I
     if summary.identical_sides:
         text = f"{stream.name}: {share(summary.identical_sides, survey.pairs)} pairs have the same text on both sides"
         yield Finding("warning" if summary.identical_sides >= MANY_IDENTICAL * survey.pairs else "note", text)
+
+
+def _cuts(survey: Survey) -> Iterator[Finding]:
+    for place, side in enumerate(("source", "target")):
+        for mark, (pattern, command) in _CUTS.items():
+            cut = sum(pattern.search(pair[place]) is not None for pair in survey.beginnings)
+            if cut > MANY_CUT * len(survey.beginnings):
+                text = f"{survey.name}: {share(cut, len(survey.beginnings))} of a sample of {side} texts are cut into"
+                text += f" pieces, with {mark}: train on the raw text, or join them: {command}"
+                yield Finding("warning", text)
 
 
 def _alignment(survey: Survey, summary: CorpusSummary) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """What one stream of pairs holds, counted in one pass: pairs, blanks, faults, lengths, hashes, tokens.
 
-Memory: 28 bytes a pair (36 with tokens), no texts but the few that are shown.
+Memory: 28 bytes a pair (36 with tokens), no texts but samples of them.
 """
 
 from __future__ import annotations  # array[int] has no meaning at run time in Python 3.11
@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # a check without tokenizers does not load their library
 
 SHOWN_FAULTS = 5  # of each kind
 _ROUND_TRIPS = 200
+_BEGINNINGS, _BEGINNING = 600, 200  # pairs, and characters of each side
 _BATCH = 1024
 
 
@@ -75,6 +76,8 @@ class Survey:
     tgt_hashes: array[int] = field(default_factory=lambda: array("q"))
     src_tokens: SideTokens | None = None
     tgt_tokens: SideTokens | None = None
+    beginnings: list[tuple[str, str]] = field(default_factory=list)
+    """Of the two texts of each pair of a sample."""
 
     @property
     def pairs(self) -> int:
@@ -88,12 +91,15 @@ def survey(stream: PairStream, *, tokenizers: TokenizerPair | None) -> Survey:
     if tokenizers is not None:
         found.src_tokens, found.tgt_tokens = SideTokens(tokenizers.src), SideTokens(tokenizers.tgt)
     waiting: list[TextPair] = []
-    sample = _Sample()
+    sample, beginnings = _Sample(_ROUND_TRIPS), _Sample(_BEGINNINGS, longest=_BEGINNING)
     try:
         for item in stream.scan() if isinstance(stream, TextSource) else stream:
             if isinstance(item, Fault):
                 _add_fault(found, item)
-            elif _add_pair(found, item) and tokenizers is not None:
+            elif _add_pair(found, item):
+                beginnings.add(item)
+                if tokenizers is None:
+                    continue
                 waiting.append(item)
                 sample.add(item)
                 if len(waiting) == _BATCH:
@@ -102,6 +108,7 @@ def survey(stream: PairStream, *, tokenizers: TokenizerPair | None) -> Survey:
     except DataError as error:  # of a stream that is not a TextSource, such as one side of a split
         found.unreadable = error
     _add_tokens(found, waiting)
+    found.beginnings = [(pair.src, pair.tgt) for pair in beginnings.pairs]
     if found.src_tokens is not None and found.tgt_tokens is not None:
         found.src_tokens.try_round_trips([pair.src for pair in sample.pairs])
         found.tgt_tokens.try_round_trips([pair.tgt for pair in sample.pairs])
@@ -123,19 +130,20 @@ def _readable(tokenizer: Tokenizer, id: int) -> str:
 
 
 class _Sample:
-    """A fixed number of pairs, evenly drawn from a stream of unknown length, the same in every run."""
+    """At most `size` pairs, evenly drawn from a stream of unknown length, in each run the same; `longest` cuts them."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int, *, longest: int | None = None) -> None:
         self.pairs: list[TextPair] = []
+        self._size, self._longest = size, longest
         self._seen = 0
-        self._random = random.Random(0)
+        self._random = random.Random(0).random
 
     def add(self, pair: TextPair) -> None:
         self._seen += 1
-        if len(self.pairs) < _ROUND_TRIPS:
-            self.pairs.append(pair)
-        elif (place := self._random.randrange(self._seen)) < _ROUND_TRIPS:
-            self.pairs[place] = pair
+        place = len(self.pairs) if len(self.pairs) < self._size else int(self._random() * self._seen)
+        if place < self._size:
+            cut = TextPair(pair.src[: self._longest], pair.tgt[: self._longest], pair.line)
+            self.pairs[place : place + 1] = [cut]
 
 
 def _add_fault(found: Survey, fault: Fault) -> None:

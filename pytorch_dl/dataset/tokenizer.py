@@ -16,6 +16,7 @@ from pathlib import Path
 
 import tokenizers
 
+from pytorch_dl.config.load import nearest
 from pytorch_dl.dataset.pretrained_process import load_pretrained
 from pytorch_dl.dataset.text_files import PairStream
 from pytorch_dl.dataset.tokenizer_folder import (
@@ -169,6 +170,7 @@ def build_tokenizers(
         sides = [(0, 1)] if shared else [(0,), (1,)]
         trained = [_trained(streams, sides=which, name=name, vocab_size=vocab_size, report=report) for which in sides]
         return TokenizerPair(trained[0], trained[-1])
+    refuse_misspelt(name)
     if (Path(name) / META).is_file():
         pair = TokenizerPair.load(Path(name))
     else:
@@ -182,6 +184,17 @@ def build_tokenizers(
             fix="set data.shared_vocabulary to false",
         )
     return pair if shared or not pair.shared else TokenizerPair(pair.src, Tokenizer(pair.tgt.definition, where=name))
+
+
+def refuse_misspelt(name: str) -> None:
+    """Raise where a name is close to one of TRAINERS, and can be no other tokenizer's: no folder, no ORG/NAME."""
+    if name in TRAINERS or "/" in name or Path(name).is_dir():
+        return
+    word = name.lower()
+    longer = (f", did you mean {known!r}?" for known in TRAINERS if word.startswith(known))
+    if likely := nearest(word, TRAINERS) or next(longer, ""):
+        fix = f"give one of {', '.join(TRAINERS)}, a folder, or the name of a tokenizer at the hub"
+        raise ConfigError(f"unknown tokenizer {name!r}{likely}", where="data.tokenizer_name", fix=fix)
 
 
 def _trained(

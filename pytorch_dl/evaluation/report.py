@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytorch_dl.config.units import written
 from pytorch_dl.evaluation.breakdown import Breakdown, by_length, by_rarest
 from pytorch_dl.evaluation.metrics import (
     bleu,
@@ -55,7 +56,7 @@ class Evaluation:
     def score_lines(self) -> list[str]:
         """One line for each score, aligned, with its interval and signature."""
         return [
-            f"{score.name:<21}{score.value:>8.2f}  {_range(interval):<19}{score.signature}".rstrip()
+            f"{score.name:<21}{written(score.value, 2):>8}  {_range(interval):<19}{score.signature}".rstrip()
             for score, interval in zip(self.scores, self.intervals, strict=True)
         ]
 
@@ -72,7 +73,7 @@ class Evaluation:
         found = ["| score | value | 95 % interval | signature |", "|---|---:|---|---|"]
         for score, interval in zip(self.scores, self.intervals, strict=True):
             signature = score.signature.replace("|", " ")
-            found.append(f"| {score.name} | {score.value:.2f} | {_range(interval)} | {signature} |")
+            found.append(f"| {score.name} | {written(score.value, 2)} | {_range(interval)} | {signature} |")
         for breakdown in self.breakdowns:
             if len(breakdown.buckets) > 1:
                 header, *rows = _table(breakdown)
@@ -129,7 +130,7 @@ def _breakdown_json(breakdown: Breakdown) -> dict[str, Any]:
 
 
 def _range(interval: Interval | None) -> str:
-    return f"{interval.low:.2f} to {interval.high:.2f}" if interval else ""
+    return f"{written(interval.low, 2)} to {written(interval.high, 2)}" if interval else ""
 
 
 def _title(breakdown: Breakdown) -> str:

@@ -12,6 +12,7 @@ import yaml
 
 from pytorch_dl.config import Config
 from pytorch_dl.config.model_config import DataConfig
+from pytorch_dl.config.units import written
 from pytorch_dl.dataset.compression import without_ending
 from pytorch_dl.scoring.names import BLEU, CHARACTER_ERROR_RATE, CHRF, EXACT_MATCH, TER, TOKEN_ERROR_RATE
 
@@ -110,5 +111,9 @@ def _ending(path: str | None) -> str | None:
 
 def _line(row: Mapping[str, Any]) -> str:
     low, high = row.get("low"), row.get("high")
-    between = f" ({low:.2f} to {high:.2f})" if isinstance(low, int | float) and isinstance(high, int | float) else ""
-    return f"- {row['name']}: {row['value']:.2f}{between}, {row.get('signature', '')}".rstrip(", ")
+    between = (
+        f" ({written(low, 2)} to {written(high, 2)})"
+        if isinstance(low, int | float) and isinstance(high, int | float)
+        else ""
+    )
+    return f"- {row['name']}: {written(row['value'], 2)}{between}, {row.get('signature', '')}".rstrip(", ")

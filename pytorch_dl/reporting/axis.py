@@ -56,6 +56,8 @@ def logarithmic(values: Sequence[float]) -> Axis:
 
 def label(value: float) -> str:
     """A short form of a mark: 1.5k."""
+    if abs(value) >= 1000 * _PREFIXES[0][0]:
+        return f"{value:.2g}"
     for size, prefix in _PREFIXES:
         if abs(value) >= size:
             return f"{value / size:.4g}{prefix}"
@@ -63,8 +65,8 @@ def label(value: float) -> str:
 
 
 def figure(value: float) -> str:
-    """A number to four digits, or to the last one before the point."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    """A number to four digits, or to the last one before the point where these can be counted."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def _round_step(size: float) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pytorch_dl.config.units import written
 from pytorch_dl.evaluation.report import IN_TABLES
 from pytorch_dl.reporting.html import Content, Html, Part, note, part, table, tag
 from pytorch_dl.reporting.interval_chart import Estimate, interval_chart
@@ -64,8 +65,10 @@ def told(score: Found) -> Html | str:
     value, low, high = (score.get(name) for name in ("value", "low", "high"))
     if not is_number(value):
         return "no number"
-    interval = tag("small", {}, f" [{low:.2f}, {high:.2f}]") if is_number(low) and is_number(high) else None
-    return tag("span", {"class": "figure"}, f"{value:.2f}", interval)
+    interval = (
+        tag("small", {}, f" [{written(low, 2)}, {written(high, 2)}]") if is_number(low) and is_number(high) else None
+    )
+    return tag("span", {"class": "figure"}, written(value, 2), interval)
 
 
 def _facts(run: RunRecord, *, several: bool) -> str:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pytorch_dl.plain_files import strangeness
 
@@ -44,7 +44,7 @@ def numbers(rows: Sequence[Row], name: str) -> list[tuple[float, float]]:
     return [(float(row["step"]), float(row[name])) for row in rows if is_number(row.get(name))]
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether it can be drawn."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from pytorch_dl.config.load import flat
 from pytorch_dl.config.model_config import LoggingConfig
+from pytorch_dl.config.units import written
 from pytorch_dl.training.metrics import METRICS, MetricsLog, holds, memory_mb, set_record_aside
 from pytorch_dl.training.progress import Draw, Progress, Sample, duration
 from pytorch_dl.training.trackers import make_trackers
@@ -137,7 +138,7 @@ class Reporter:
         """Report a validation."""
         self._write(state.step, "validation", {**values, "best": best})
         scores = ", ".join(
-            f"{name} {value:.1f} %" if name == "exact_match" else f"{name} {value:.3f}"
+            f"{name} {value:.1f} %" if name == "exact_match" else f"{name} {written(value, 3)}"
             for name, value in values.items()
         )
         self.say(f"step {state.step:,}: {scores}{', the best so far' if best else ''}")

@@ -30,6 +30,7 @@ from pytorch_dl.training.due import save_is_due, validation_is_due
 from pytorch_dl.training.ending import end_reason, seconds_left
 from pytorch_dl.training.loaders import is_exact
 from pytorch_dl.training.objective import check_vocabulary
+from pytorch_dl.training.oddities import oddities
 from pytorch_dl.training.optimizer import make_optimizer
 from pytorch_dl.training.peers import Peers
 from pytorch_dl.training.precision import Precision, choose_precision
@@ -48,8 +49,6 @@ from pytorch_dl.training.tracking import Tracker
 from pytorch_dl.training.train_state import Sums, TrainState
 from pytorch_dl.training.update import Schedule, WeightUpdate
 from pytorch_dl.training.validation import Decode, validate
-
-FEW_STEPS = 200
 
 
 class OptimizedTrainer:
@@ -173,11 +172,8 @@ class OptimizedTrainer:
         self._record_passes_of_one_shape()
         with self.reporter.open(self.state), self._stop, self.checkpoints.beside_training(self.reporter.say):
             try:
-                if total_steps < FEW_STEPS and not self.state.step:
-                    self.reporter.say(
-                        f"warning: {total_steps:,} optimizer steps in all teach a model little; "
-                        "raise training.num_epochs or training.max_steps, or lower data.max_tokens_per_batch"
-                    )
+                for oddity in oddities(self.update, total_steps=total_steps) if not self.state.step else ():
+                    self.reporter.say(f"warning: {oddity}")
                 self._validate_and_save_if_due()
                 reason = self._step_by_step(total_steps, epochs=epochs, stop_after=stop_after)
                 self._finish(f"{reason}, at step {self.state.step:,} of {total_steps:,}")

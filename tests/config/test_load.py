@@ -171,6 +171,16 @@ def test_overrides_of_any_depth_are_refused_and_not_run() -> None:
         ("\ntrainig:\n  x: 1", ":2: unknown setting 'trainig', did you mean 'training'?"),
         ("d_model: 5", ":1: unknown setting 'd_model', did you mean 'model.d_model'?"),
         ("data:\n  d_model: 5", ":2: unknown setting 'data.d_model', did you mean 'model.d_model'?"),
+        (
+            "data:\n  d_model: 5\n  x: 1\nmodle: {}",
+            ":2: 3 unknown settings: 'data.d_model', did you mean 'model.d_model'?; 'data.x'; "
+            "'modle', did you mean 'model'?",
+        ),
+        (
+            "x:\nmodel:\n" + "".join(f"  y{i}: 1\n" for i in range(1999)),
+            ":1: 2,000 unknown settings: 'x'; " + "".join(f"'model.y{i}'; " for i in range(7)) + "and 1,992 more",
+        ),
+        (f"{'x' * 200}: 1", f":1: unknown setting '{'x' * 96}..."),
         ("model.d_model: 5", ":1: unknown setting 'model.d_model'. Fix: write the key below its section."),
         (
             "data:\n  corpora:\n  - src: a\n    wieght: 2",

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pytorch_dl.config import Config
-from pytorch_dl.config.units import parse_column, parse_count, parse_number, parse_seconds
+from pytorch_dl.config.units import parse_column, parse_count, parse_number, parse_seconds, written
 
 
 @pytest.mark.parametrize(
@@ -90,3 +90,19 @@ def test_settings_read_units() -> None:
     assert (config.scheduler.warmup, config.data.vocab_size) == (4000, 32_000)
     assert (config.data.src_column, config.data.tgt_column) == ("1", "2")
     assert isinstance(config.training.eval_every, int)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0.0, "0.00"),
+        (-3.14159, "-3.14"),
+        (999_999.0, "999999.00"),
+        (1e6, "1.0e+06"),
+        (1.234e308, "1.2e+308"),
+        (float("inf"), "inf"),
+        (float("nan"), "nan"),
+    ],
+)
+def test_written(number: float, text: str) -> None:
+    assert written(number, 2) == text

@@ -1,6 +1,8 @@
 import gzip
 import json
 import random
+import shlex
+import subprocess
 from dataclasses import dataclass
 
 import pytest
@@ -219,6 +221,42 @@ def test_pairs_with_the_same_text_on_both_sides(corpus, same, level):
     pairs = [(src, src if i < same else tgt) for i, (src, tgt) in enumerate(sentences(100))]
     text = only(of_level(check([corpus(pairs)], None), level), "the same text on both sides")
     assert f"{same} ({same}.0 %) pairs" in text
+
+
+PIECES = {
+    "`@@ ` of subword-nmt": (["ein@@ e Kat@@ ze", "der Hund", "Kat@@"], ["eine Katze", "der Hund", "Kat"]),
+    "`▁` of SentencePiece": (["▁ein e ▁Kat ze .", "▁der ▁Hund", "▁Kat"], ["eine Katze.", "der Hund", "Kat"]),
+}
+
+
+@pytest.mark.parametrize("mark", PIECES)
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_pieces_of_words_are_warned_of_and_the_command_joins_them(corpus, mark, side):
+    cut, whole = PIECES[mark]
+    plain = sentences(300)
+    pairs = [(cut[i % 3], text) if side == "source" else (text, cut[i % 3]) for i, (text, _) in enumerate(plain)]
+    report = check([corpus(plain)], [corpus(pairs, "val")])
+    text = only(report.warnings, "cut into pieces")
+    assert (
+        text.startswith("val.s + val.t: ") and f"of a sample of {side} texts are cut into pieces, with {mark}" in text
+    )
+    command = shlex.split(text.partition(" join them: ")[2])
+    joined = subprocess.run(command, input="\n".join(cut), text=True, capture_output=True, check=True)
+    assert joined.stdout.splitlines() == whole
+
+
+@pytest.mark.parametrize(("cut", "said"), [(30, False), (31, True)])
+def test_few_texts_in_pieces_are_no_matter(corpus, cut, said):
+    pairs = [(f"a{'@@' if i < cut else ''} {src}", tgt) for i, (src, tgt) in enumerate(sentences(300))]
+    warnings = [text for text in check([corpus(pairs)]).warnings if "pieces" in text]
+    assert len(warnings) == said
+    assert not said or "31 (10.3 %) of a sample of source texts" in warnings[0]
+
+
+@pytest.mark.parametrize("text", ["@@ -1,3 +1,4 @@ def f():", "mail me@@home", "@@@@ @@", "a ▁ b", "_ a_b", "a▁b"])
+def test_marks_that_are_no_pieces(corpus, text):
+    pairs = [(f"{text} {src}", f"{tgt} {text}") for src, tgt in sentences(300)]
+    assert not [text for text in check([corpus(pairs)]).warnings if "pieces" in text]
 
 
 def test_what_would_train_garbage_is_an_error(corpus, tmp_path):

@@ -17,7 +17,7 @@ from pytorch_dl import files
 from pytorch_dl.config import Config
 from pytorch_dl.dataset import tokenizer_training
 from pytorch_dl.dataset.pretrained_tokenizer import take_over
-from pytorch_dl.dataset.tokenizer import Tokenizer, TokenizerPair, build_tokenizers
+from pytorch_dl.dataset.tokenizer import Tokenizer, TokenizerPair, build_tokenizers, refuse_misspelt
 from pytorch_dl.dataset.tokenizer_folder import META, Definition
 from pytorch_dl.dataset.tokenizer_training import SMALLEST_VOCABULARY, TRAINERS, evenly_sampled
 from pytorch_dl.errors import CheckpointError, ConfigError, DataError
@@ -429,9 +429,56 @@ class TestPretrained:
     def test_without_transformers_the_command_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "transformers", None)
         with pytest.raises(
-            ConfigError, match=r"'chars' is none of bpe, unigram, char and byte, and .*pip install 'pytorch"
+            ConfigError, match=r"'gpt2' is none of bpe, unigram, char and byte, and .*pip install 'pytorch"
         ):
-            build_tokenizers([], name="chars", vocab_size=1, shared=True)
+            build_tokenizers([], name="gpt2", vocab_size=1, shared=True)
+
+    @pytest.mark.parametrize(
+        ("name", "likely"),
+        [
+            ("chars", "char"),
+            ("Characters", "char"),
+            ("BPE", "bpe"),
+            ("bbpe", "bpe"),
+            ("byte-level", "byte"),
+            ("unigramm", "unigram"),
+        ],
+    )
+    def test_a_misspelt_name_is_not_looked_up_at_the_hub(
+        self, name: str, likely: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        asked: list[str] = []
+
+        def load(name: str) -> Definition:
+            asked.append(name)
+            return ONE_OF_EACH["char"].definition
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("pytorch_dl.dataset.tokenizer.load_pretrained", load)
+        told = rf"^data.tokenizer_name: unknown tokenizer '{name}', did you mean '{likely}'\? Fix: give one of bpe, "
+        with pytest.raises(ConfigError, match=told):
+            build_tokenizers([], name=name, vocab_size=1, shared=True)
+        assert asked == []
+        Path(name).mkdir()
+        for other in (name, f"org/{name}"):
+            build_tokenizers([], name=other, vocab_size=1, shared=True)
+        assert asked == [name, f"org/{name}"]
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "gpt2",
+            "bert-base-cased",
+            "t5-small",
+            "bart-large",
+            "ctrl",
+            "xlnet-base-cased",
+            "roberta-base",
+            "camembert-base",
+        ],
+    )
+    def test_names_at_the_hub_are_not_called_misspelt(self, name: str) -> None:
+        refuse_misspelt(name)
 
     def test_a_name_that_cannot_be_loaded_gives_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def from_pretrained(name: str, **options: object) -> None:

@@ -48,6 +48,14 @@ def test_what_is_no_number_is_null():
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.parametrize(("nll", "told"), [(700.0, "1.0e+304"), (1e9, "inf")])
+def test_a_huge_perplexity_can_be_read(nll, told, tmp_path):
+    found = Evaluation.of(["a"] * 9, [perplexity_score([nll] * 9, [1] * 9)], counts={}, counted_in="a text")
+    assert found.score_lines() == [f"perplexity           {told:>8}  {told + ' to ' + told:<19}tokens:9"]
+    write_report(tmp_path, found, [], facts={})
+    assert f"| perplexity | {told} | {told} to {told} | tokens:9 |" in (tmp_path / "report.md").read_text()
+
+
 def test_a_single_line_has_no_interval():
     found = Evaluation.of(["a"], [exact_match(["a"], ["a"])], counts={}, counted_in="a text")
     assert found.to_json()["scores"][0]["low"] is None

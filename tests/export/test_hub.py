@@ -304,6 +304,12 @@ def test_the_codes_are_two_letters_each() -> None:
     assert {len(code) for code in CODES} == {2}
 
 
+def test_a_huge_perplexity_can_be_read_on_a_card() -> None:
+    score = {"name": "perplexity", "value": 1.01e304, "low": 1e303, "high": 2e305, "signature": "tokens:9"}
+    lines = Card.of("mine", Config(), {"scores": [score]}).lines()
+    assert lines[-1] == "- perplexity: 1.0e+304 (1.0e+303 to 2.0e+305), tokens:9"
+
+
 def test_a_card_of_a_model_that_was_not_evaluated() -> None:
     card = Card.of("mine", Config(), {})
     assert yaml.safe_load(card.metadata("onnx").strip("-\n")) == {

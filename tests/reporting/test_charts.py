@@ -50,6 +50,8 @@ def test_a_logarithmic_axis(low, high):
         (2e-5, "2.0e-5", "2e-05"),
         (1234.56, "1.235k", "1,235"),
         (31.25678, "31.26", "31.26"),
+        (2e9, "2G", "2e+09"),
+        (1.01423e304, "1e+304", "1.014e+304"),
     ],
 )
 def test_numbers_in_short(value, short, long):

@@ -98,6 +98,14 @@ def test_what_a_run_records_is_all_there(tmp_path, capsys):
     assert re.fullmatch(r"[0-9a-f]{40}|none", json.loads((out / "environment.json").read_text())["commit"])
 
 
+def test_a_huge_perplexity_can_be_read(run):
+    report = json.loads((run / "report.json").read_text())
+    row = next(score for score in report["scores"] if score["name"] == "perplexity")
+    row |= {"value": 1.2e303, "low": 2.0, "high": 1.01e304}
+    (run / "report.json").write_text(json.dumps(report))
+    assert f"{row['signature']}1.2e+303 [2.00, 1.0e+304]" in read(run).text
+
+
 def test_where_the_model_looked(run):
     found = read(run, with_attention=True)
     assert [has["aria-label"] for has in found.all("svg")][-1] == "Attention of mine"

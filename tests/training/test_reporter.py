@@ -98,6 +98,13 @@ def test_an_epoch_and_a_validation(tmp_path: Path) -> None:
     ]
 
 
+def test_a_huge_perplexity_can_be_read() -> None:
+    progress = silent()
+    with Reporter(None, QUIET, progress, settings={}).open(TrainState()) as reporter:
+        reporter.validation(TrainState(), {"val_loss": 780.125, "val_ppl": 1.0142e304}, [], best=False)
+    assert said(progress) == "step 0: val_loss 780.125, val_ppl 1.0e+304\n"
+
+
 def test_without_a_folder_nothing_is_written() -> None:
     state = TrainState(step=1, since_log=SUMS, metrics_position=17)
     with Reporter(None, QUIET, silent(), settings={}).open(state) as reporter:
