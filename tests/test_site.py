@@ -179,6 +179,15 @@ def test_the_settings_are_all_there_with_default_and_meaning() -> None:
                 assert f"| `{setting.default}` |" in row
 
 
+def test_the_search_finds_a_setting_by_its_name_with_its_section_or_without() -> None:
+    found = re.search(r"separator: '(.+)'", (ROOT / "mkdocs.yml").read_text())
+    assert found
+    for section, field in Config.model_fields.items():
+        for key in field.annotation.model_fields:
+            assert [word for word in re.split(found[1], f"{section}.{key}=4096") if word] == [key, "4096"]
+    assert re.split(found[1], "metrics.jsonl of a training. 0.998") == ["metrics.jsonl", "of", "a", "training.", "0.998"]
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
