@@ -82,6 +82,7 @@ def test_options_are_shown_as_they_are_typed() -> None:
 @needs_mkdocs
 def test_what_was_injected_is_shown_though_it_looks_like_a_tag() -> None:
     case = {"injected": "lines of </s>, <pad> & co", "times": 3, "lost": "no <2de>", "commit": "0123456789"}
+    case["uncommitted_changes"] = False
     shown = _Cells(reliability_table.cases({"A7": case})).found
     assert shown[-5:] == ["A7", "lines of </s>, <pad> & co", "3", "no <2de>", "0123456"]
 
@@ -185,7 +186,13 @@ def test_the_search_finds_a_setting_by_its_name_with_its_section_or_without() ->
     for section, field in Config.model_fields.items():
         for key in field.annotation.model_fields:
             assert [word for word in re.split(found[1], f"{section}.{key}=4096") if word] == [key, "4096"]
-    assert re.split(found[1], "metrics.jsonl of a training. 0.998") == ["metrics.jsonl", "of", "a", "training.", "0.998"]
+    assert re.split(found[1], "metrics.jsonl of a training. 0.998") == [
+        "metrics.jsonl",
+        "of",
+        "a",
+        "training.",
+        "0.998",
+    ]
 
 
 @pytest.mark.parametrize(
