@@ -11,7 +11,7 @@ from pathlib import Path
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.compression import check_file
 from pytorch_dl.dataset.efficient_dataloader import read_pairs, source
-from pytorch_dl.dataset.text_files import TextPair
+from pytorch_dl.dataset.text_files import PairStream, TextPair
 from pytorch_dl.dataset.text_lines import decode, one_line, read_lines
 from pytorch_dl.errors import DataError, UserError
 from pytorch_dl.evaluation.breakdown import frequencies
@@ -100,7 +100,8 @@ def print_evaluation(
 def evaluate_run(folder: RunFolder, *, beam_size: int, progress: Progress) -> Evaluation | None:
     """Score the finished run on its test text, or on its validation text without one, and write the report."""
     config = folder.read_config()
-    name, pairs = _evaluation_text(folder, config, progress.say)
+    name, texts = _evaluation_text(folder, config)
+    pairs = read_pairs(texts, progress.say)
     if not pairs:
         progress.say("no test or validation text: nothing to evaluate")
         return None
@@ -112,7 +113,13 @@ def evaluate_run(folder: RunFolder, *, beam_size: int, progress: Progress) -> Ev
         progress.say(f"TER is left out: of texts so long it may take {seconds:,.0f} s; `pytorch-dl evaluate` gives it")
     scores = Metrics(ter=seconds <= LIMIT).of(pairs, translations)
     evaluation = evaluate(folder, config, translator, pairs, scores, say=progress.say)
-    facts = {"text": name, "pairs": len(pairs), "beam_size": beam_size, "length_penalty": settings.length_penalty}
+    facts = {
+        "text": name,
+        "sha256": texts[0].fingerprint(),
+        "pairs": len(pairs),
+        "beam_size": beam_size,
+        "length_penalty": settings.length_penalty,
+    }
     samples = [
         (pair.src, pair.tgt, text) for pair, text in itertools.islice(zip(pairs, translations, strict=True), SAMPLES)
     ]
@@ -197,12 +204,12 @@ def _json(facts: Mapping[str, object], evaluation: Evaluation, comparison: Compa
     return [json.dumps(found, ensure_ascii=False, indent=2, allow_nan=False)]
 
 
-def _evaluation_text(folder: RunFolder, config: Config, say: Say) -> tuple[str, list[TextPair]]:
+def _evaluation_text(folder: RunFolder, config: Config) -> tuple[str, Sequence[PairStream]]:
     """The test text where there is one, else the validation text; and which of them it is."""
     data = config.data
     if data.test_data_path:
-        return "test", read_pairs([source(data, data.test_data_path, data.test_tgt_path)], say)
-    return "validation", read_pairs(text_of(folder, config, "val"), say)
+        return "test", [source(data, data.test_data_path, data.test_tgt_path)]
+    return "validation", text_of(folder, config, "val")
 
 
 def _compared(pairs: Sequence[TextPair], translations: Sequence[str]) -> str:

@@ -57,4 +57,6 @@ def _option(param: Any) -> str:
 def _row(words: str, param: Any) -> str:
     shown = param.default if isinstance(param.default, str | int | float) else None
     default = "needed" if param.required else f"`{shown}`" if shown and not param.is_flag else ""
-    return f"| `{words.replace('|', chr(92) + '|')}` | {(param.help or '').replace('|', chr(92) + '|')} | {default} |"
+    return (
+        f"| `{words}` | {(param.help or '').replace('|', chr(92) + '|')} | {default} |"  # in code a bar needs no escape
+    )

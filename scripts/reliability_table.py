@@ -1,5 +1,6 @@
 """Write the tables of docs/reliability.md from their result files: `python scripts/reliability_table.py`."""
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ def cases(found: dict[str, dict[str, Any]]) -> list[str]:
     rows = ["| case | injected | times | lost | commit |", "|---|---|---:|---|---|"]
     for name in sorted(found, key=lambda name: (name[0], int(name[1:]))):
         case = found[name]
-        rows.append(f"| {name} | {case['injected']} | {case['times']:,} | {case['lost']} | {_commit(case)} |")
+        injected, lost = (html.escape(case[key], quote=False) for key in ("injected", "lost"))
+        rows.append(f"| {name} | {injected} | {case['times']:,} | {lost} | {_commit(case)} |")
     return rows
 
 

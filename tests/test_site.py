@@ -17,7 +17,7 @@ from tiny_runs import environment
 from benchmark.measuring.machine import RESULTS
 from pytorch_dl.cli import app
 from pytorch_dl.config import Config
-from scripts import command_reference, performance_tables, settings_reference
+from scripts import command_reference, performance_tables, reliability_table, settings_reference
 from scripts.site_hooks import MADE, MARK, on_page_markdown
 
 HEADING = re.compile(r"^#+ +(?P<title>.+)$", re.MULTILINE)
@@ -25,7 +25,10 @@ NOWHERE = "http://127.0.0.1:9"  # no proxy listens there: who asks one for the n
 has_mkdocs = all(importlib.util.find_spec(name) for name in ("mkdocs", "material", "mkdocstrings"))
 
 
-@pytest.mark.skipif(not has_mkdocs, reason="the site is built where its tools are: pip install '.[docs]'")
+needs_mkdocs = pytest.mark.skipif(not has_mkdocs, reason="the site is built where its tools are: pip install '.[docs]'")
+
+
+@needs_mkdocs
 def test_is_built_without_a_warning_and_asks_for_nothing_from_elsewhere(tmp_path: Path) -> None:
     proxies = {
         name: NOWHERE for kind in ("http", "https", "all") for name in (f"{kind}_proxy", f"{kind}_PROXY".upper())
@@ -49,6 +52,39 @@ def test_is_built_without_a_warning_and_asks_for_nothing_from_elsewhere(tmp_path
     assert 'id="pytorch_dl.models.optimized_transformer.OptimizedTransformer"' in pages["api.html"]
     assert "training.learning_rate" in pages["configuration.html"]
     assert "pytorch-dl translate RUN" in pages["commands.html"]
+
+
+class _Cells(HTMLParser):
+    """The cells of the tables of a page, as a person sees them."""
+
+    def __init__(self, lines: list[str]) -> None:
+        import markdown
+
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(markdown.markdown("\n".join(lines), extensions=["tables"]))
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found += [""] if tag in ("td", "th") else []
+
+    def handle_data(self, data: str) -> None:
+        if self.found:
+            self.found[-1] += data.replace("\n", "")
+
+
+@needs_mkdocs
+def test_options_are_shown_as_they_are_typed() -> None:
+    shown = _Cells(command_reference.commands()).found
+    assert "--precision fp32|bf16|int8" in shown and "--to ctranslate2|onnx|safetensors" in shown
+    assert [cell for cell in shown if "\\" in cell] == []
+
+
+@needs_mkdocs
+def test_what_was_injected_is_shown_though_it_looks_like_a_tag() -> None:
+    case = {"injected": "lines of </s>, <pad> & co", "times": 3, "lost": "no <2de>", "commit": "0123456789"}
+    case["uncommitted_changes"] = False
+    shown = _Cells(reliability_table.cases({"A7": case})).found
+    assert shown[-5:] == ["A7", "lines of </s>, <pad> & co", "3", "no <2de>", "0123456"]
 
 
 class _Loaded(HTMLParser):
@@ -144,6 +180,21 @@ def test_the_settings_are_all_there_with_default_and_meaning() -> None:
                 assert f"| `{setting.default}` |" in row
 
 
+def test_the_search_finds_a_setting_by_its_name_with_its_section_or_without() -> None:
+    found = re.search(r"separator: '(.+)'", (ROOT / "mkdocs.yml").read_text())
+    assert found
+    for section, field in Config.model_fields.items():
+        for key in field.annotation.model_fields:
+            assert [word for word in re.split(found[1], f"{section}.{key}=4096") if word] == [key, "4096"]
+    assert re.split(found[1], "metrics.jsonl of a training. 0.998") == [
+        "metrics.jsonl",
+        "of",
+        "a",
+        "training.",
+        "0.998",
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -175,7 +226,7 @@ def test_the_commands_are_all_there_with_their_options() -> None:
         for param in command.params:
             if param.name != "help":
                 word = param.opts[-1] if param.param_type_name == "option" else (param.metavar or param.name.upper())
-                assert word.replace("|", "\\|") in part, f"{name} {word}"
+                assert word in part, f"{name} {word}"
                 assert (param.help or "").replace("|", "\\|") in part
     assert parts == {}
 

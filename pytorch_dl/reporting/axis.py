@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -37,6 +37,11 @@ def linear(values: Sequence[float], *, from_zero: bool = False, count: int = 5) 
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = [number * step for number in range(first, last + 1)]
     return Axis(ticks[0], ticks[-1], ticks)
+
+
+def whole(axis: Axis) -> Axis:
+    """The same axis, for what is counted: with marks at whole numbers only."""
+    return replace(axis, ticks=[tick for tick in axis.ticks if abs(tick - round(tick)) < 1e-6])
 
 
 def logarithmic(values: Sequence[float]) -> Axis:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pytorch_dl.reporting.axis import Axis, figure, label, linear, logarithmic
+from pytorch_dl.reporting.axis import Axis, figure, label, linear, logarithmic, whole
 from pytorch_dl.reporting.html import Html, joined, tag
 
 WIDTH, HEIGHT = 420, 220
@@ -38,7 +38,7 @@ def line_chart(
     values = [value for curve in curves for _, value in curve.points]
     log = log and min(values) > 0
     across = linear([0.0, *(step for curve in curves for step, _ in curve.points)], count=5)
-    across = Axis(0.0, max(step for curve in curves for step, _ in curve.points) or 1.0, across.ticks)
+    across = whole(Axis(0.0, max(step for curve in curves for step, _ in curve.points) or 1.0, across.ticks))
     up = logarithmic(values) if log else linear(values, from_zero=from_zero)
     most = max(FEWEST, POINTS // len(curves))
     thinned = [thin(curve.points, most) for curve in curves]

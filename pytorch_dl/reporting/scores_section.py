@@ -78,7 +78,7 @@ def _facts(run: RunRecord, *, several: bool) -> str:
     words += [f"{found['beam_size']} beams" if found["beam_size"] != 1 else "greedy"] if found.get("beam_size") else []
     if run.answers and (whole := run.answers.lengths(1).sum()):
         ratio = run.answers.lengths(2).sum() / whole
-        words.append(f"{ratio:.2f} {run.answers.unit} were written for each of the references")
+        words.append(f"the translations have {ratio:.2f} times the {run.answers.unit} of the references")
     return f"{f'{run.name}: ' if several else 'On '}{', '.join(words)}."
 
 

@@ -53,6 +53,7 @@ def origin_section(runs: Sequence[RunRecord]) -> Part:
         rows.append(["environment", *("not recorded" for _ in runs)])
     for side, name in (("train", "training text"), ("val", "validation text")):
         rows.append([name, *(_fingerprints(run, side) for run in runs)])
+    rows.append(["test text", *(_test_fingerprint(run) for run in runs)])
     if any(run.began_with for run in runs):
         rows.append(["first weights", *(_first_weights(run) for run in runs)])
     rows.append(["weights for use", *(tag("code", {"class": "wrap"}, run.weights or "none yet") for run in runs)])
@@ -88,6 +89,17 @@ def _fingerprints(run: RunRecord, side: str) -> Html | str:
     texts = run.texts.get(side, [])
     shown = (tag("div", {}, text(_named(one)), tag("code", {"class": "wrap"}, str(one.sha256))) for one in texts)
     return tag("div", {}, shown) if texts else ("none" if run.texts else "not recorded")
+
+
+def _test_fingerprint(run: RunRecord) -> Html | str:
+    """That of the text that was evaluated, where it was a test text."""
+    data, found = run.config.data, run.evaluation
+    if not data.test_data_path:
+        return "none"
+    if found.get("text") != "test" or not found.get("sha256"):
+        return "not recorded"
+    name = " + ".join(path for path in (data.test_data_path, data.test_tgt_path) if path)
+    return tag("div", {}, tag("div", {}, text(name)), tag("code", {"class": "wrap"}, str(found["sha256"])))
 
 
 def _first_weights(run: RunRecord) -> Html | str:

@@ -43,7 +43,8 @@ def _facts(run: RunRecord) -> dict[str, Content]:
     facts: dict[str, Content] = {name: told(scores[name]) for name in HEADLINES if name in scores}
     best = run.best
     if best and is_number(best.get("val_loss")):
-        facts["best validation loss"] = joined(f"{best['val_loss']:.3f}", tag("small", {}, f" step {best['step']:,}"))
+        when = f" step {best['step']:,}{', before averaging' if run.origin.get('averaged') else ''}"
+        facts["validation loss of the kept weights"] = joined(f"{best['val_loss']:.3f}", tag("small", {}, when))
     kept = run.origin.get("best_step")
     more = (
         f" {'averaged' if run.origin.get('averaged') else f'best: {kept:,}'}" if isinstance(kept, int) and kept else ""

@@ -34,7 +34,7 @@ def lengths_section(runs: Sequence[RunRecord]) -> Part:
             for place, run in enumerate(runs)
             if run.answers is not None
         ]
-        charts.append(histogram(f"{CHRF} of single lines", "lines", piles, whole=False))
+        charts.append(histogram(f"{CHRF} of single lines", "lines", piles, counted=False))
     shown = [chart for chart in charts if chart]
     gone = [run.name for run in runs if run.lengths is None]
     told = note(f"The prepared training text is not there: {', '.join(gone)}.") if gone else None

@@ -101,7 +101,7 @@ class Reporter:
         loss = sums.nll / sums.tgt_tokens
         self.progress.step(
             f"step {state.step:,}/{total_steps:,} | epoch {state.epoch + 1} | training loss {loss:.3f} | "
-            f"{speed:,.0f} tokens/s | {sums.efficiency:.0%} full | {ending}"
+            f"{ending} | {speed:,.0f} tokens/s | {sums.efficiency:.0%} full"
         )
         if not self.is_due(state):
             return

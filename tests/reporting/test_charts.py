@@ -1,6 +1,7 @@
 """Where numbers lie in charts, and that what is left out does not show."""
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -111,6 +112,26 @@ def test_a_histogram_counts_what_is_right_of_it():
 def test_a_histogram_holds_all_of_what_lies_near(numbers):
     chart = histogram("Length", "", [Pile("text", np.array(numbers))])
     assert "right of the chart" not in chart
+
+
+@pytest.mark.parametrize(
+    ("numbers", "ticks"), [([10] * 500, [10]), ([10, 11], [10, 11]), ([3], [3]), (list(range(12)), [0, 5, 10])]
+)
+def test_marks_of_whole_numbers_are_whole_and_lie_under_the_middle_of_their_bars(numbers, ticks):
+    chart = histogram("Length", "", [Pile("text", np.array(numbers))])
+    across = {float(mark): float(x) for x, mark in re.findall(r'<text x="([\d.]+)" y="213"[^>]*>([^<]+)<', chart)}
+    assert list(across) == ticks
+    up = re.findall(r'text-anchor="end">([^<]+)<', chart)
+    assert len(up) >= 2 and all(float(mark).is_integer() for mark in up)
+    ends = [46.0, *map(float, re.findall(r"H([\d.]+)", chart))]
+    middles = dict(enumerate((sum(bar) / 2 for bar in pairwise(ends)), min(numbers)))
+    assert all(x == pytest.approx(middles[mark], abs=0.1) for mark, x in across.items())
+
+
+def test_marks_of_steps_are_whole():
+    chart = line_chart("Loss", "", [Curve("mine", [(1.0, 0.25), (2.0, 0.5)])])
+    assert re.findall(r'y="213"[^>]*>([^<]+)<', chart) == ["0", "1", "2"]
+    assert "0.3" in re.findall(r'text-anchor="end">([^<]+)<', chart), "what is measured may have others"
 
 
 def test_a_heat_map_draws_what_can_be_seen():

@@ -10,6 +10,7 @@ import pytest
 from pages import HOSTILE, copied, read, series, write_records
 from tiny_runs import TINY, call, snapshot, write_tsv
 
+from pytorch_dl.dataset.text_files import TextSource
 from pytorch_dl.errors import CheckpointError, ConfigError
 from pytorch_dl.experiments.compare import ONE_SEED
 from pytorch_dl.reporting.heat_map import LEAST
@@ -64,7 +65,7 @@ def test_the_curves_are_the_records(run):
         ([1, 2], ["0.5", "1"]),
         ([2], ["12.5"]),
     ]
-    assert "1:02:05" in found.text and "4.500 step 2" in found.text
+    assert "1:02:05" in found.text and "validation loss of the kept weights4.500 step 2" in found.text
     assert "Not recorded: Exact match." in found.text
 
 
@@ -104,6 +105,26 @@ def test_a_huge_perplexity_can_be_read(run):
     row |= {"value": 1.2e303, "low": 2.0, "high": 1.01e304}
     (run / "report.json").write_text(json.dumps(report))
     assert f"{row['signature']}1.2e+303 [2.00, 1.0e+304]" in read(run).text
+
+
+def test_weights_that_were_averaged_have_another_loss(run):
+    row = {"step": 2, "kind": "validation", "val_loss": 4.5, "val_ppl": 90.0, "best": True}
+    write_records(run / "metrics.jsonl", [row])
+    (run / "model/origin.json").write_text('{"best_step": 2, "last_step": 2, "averaged": true}')
+    assert "validation loss of the kept weights4.500 step 2, before averaging" in read(run).text
+
+
+def test_the_test_text_has_a_fingerprint_too(run, tmp_path, capsys):
+    assert "test textnone" in read(run).text
+    text = write_tsv(tmp_path / "test.tsv", 5)
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("test_data_path: null", f"test_data_path: {text}"))
+    assert "test textnot recorded" in read(run).text
+    (run / "report.json").unlink()
+    assert call(capsys, "resume", run).code == 0
+    expected = TextSource(str(text)).fingerprint()
+    assert f"test text{text}{expected}weights for use" in read(run).text
+    assert re.search(r"of 5 pairs, .*, the translations have \d\.\d\d times the words of", read(run).text)
 
 
 def test_where_the_model_looked(run):

@@ -1,11 +1,13 @@
 """What training says: records that follow from the state alone, and lines for people."""
 
 import hashlib
+import io
 import json
 import math
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from tiny import QUIET, silent
 
 from pytorch_dl.config.model_config import LoggingConfig
@@ -49,6 +51,15 @@ def test_a_step(tmp_path: Path) -> None:
     assert timing["seconds"] == 9.0
     assert timing["tokens_per_second"] > 0
     assert timing["efficiency"] == 0.5
+
+
+def test_the_time_left_fits_into_a_terminal_of_80_columns() -> None:
+    told = io.StringIO()
+    progress = Progress(Console(file=told, force_terminal=True, width=80, soft_wrap=True))
+    state = TrainState(step=199_999, epoch=29)
+    with Reporter(None, LoggingConfig(log_every=10), progress, settings={}).open(state) as reporter:
+        reporter.step(state, SUMS, learning_rate=0.1, total_steps=200_000, ending="120:02:05 left")
+    assert "step 199,999/200,000 | epoch 30 | training loss 2.000 | 120:02:05 left |" in told.getvalue()
 
 
 @pytest.mark.parametrize(("step", "count"), [(9, 0), (10, 1), (11, 0), (20, 1)])
