@@ -59,16 +59,22 @@ class Heartbeat:
         """The processes that have not been seen for some beats; waits until there are some, if they come soon."""
         end = time.monotonic() + 5 * self._beat
         while time.monotonic() < end:
-            if self._keeper_is_lost:
-                return KEEPER
-            if silent := self._silent(2 * self._beat):
+            # A store that is gone tells no more: then two beats that were missed before are enough.
+            if silent := self._silent((1.5 if self._keeper_is_lost else 2) * self._beat):
+                if self._rank == 0:  # the store may end with this process: the others are to see it too
+                    time.sleep(3 * self._beat)
                 return _named(silent)
+            if self._keeper_is_lost or self._unanswered() > 2 * self._beat:
+                return KEEPER
             time.sleep(self._beat / 4)
         return None
 
     def _silent(self, seconds: float) -> list[int]:
-        now = time.monotonic()
-        return [other for other in self._others if now - self._seen[other] > seconds]
+        """Who had not beaten for so long when the store last answered: later nobody is heard of."""
+        return [other for other in self._others if self._answered - self._seen[other] > seconds]
+
+    def _unanswered(self) -> float:
+        return time.monotonic() - self._answered
 
     def _talk(self) -> None:
         """Beat, and note who has beaten."""
@@ -90,9 +96,11 @@ class Heartbeat:
             if now - last > 2 * self._beat:  # this process stood still itself: the others are not to blame
                 self._seen, self._answered = dict.fromkeys(self._others, now), now
             last = now
-            if silent := self._silent(self._lost):
-                no_answer = self._keeper_is_lost or now - self._answered > self._lost / 2
-                self._end(KEEPER if no_answer else _named(silent))
+            if self._unanswered() > self._lost:
+                silent = self._silent(1.5 * self._beat)
+                self._end(_named(silent) if silent else KEEPER)
+            elif silent := self._silent(self._lost):
+                self._end(_named(silent))
 
     def _end(self, silent: str) -> None:
         stderr = Stderr()

@@ -22,6 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from pytorch_dl.errors import ConfigError, PeerLostError
 from pytorch_dl.training.heartbeat import Heartbeat
+from pytorch_dl.training.meeting import meet
 
 LONGEST_WAIT = timedelta(hours=12)  # for a process that prepares text, say; one that is lost shows by its heartbeat
 
@@ -192,17 +193,18 @@ def joined(device: torch.device) -> Iterator[Peers]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     try:
         store, rank, size = next(rendezvous("env://"))
+        place = meet(store, rank=rank, size=size)
     except dist.DistNetworkError as error:
-        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise ConfigError(
-            f"the processes cannot meet at {place} ({str(error).splitlines()[0][:120]})",
+            f"the processes cannot meet at {address} ({str(error).splitlines()[0][:120]})",
             fix="give torchrun another --master-port, or end what uses this one",
         ) from error
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONGEST_WAIT)
+    dist.init_process_group(backend, store=PrefixStore(place, store), rank=rank, world_size=size, timeout=LONGEST_WAIT)
     peers = Peers(rank, size, device=device)
     # Over a connection of its own: the group's is locked while it waits for others in it, and no beat would go out.
-    peers.heartbeat = Heartbeat(PrefixStore("heartbeat", store.clone()), rank=rank, size=size)
+    peers.heartbeat = Heartbeat(PrefixStore(f"{place}/heartbeat", store.clone()), rank=rank, size=size)
     try:
         with peers.heartbeat:
             yield peers

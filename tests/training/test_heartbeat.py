@@ -3,8 +3,6 @@
 import threading
 import time
 
-import pytest
-
 from pytorch_dl.training.heartbeat import KEEPER, Heartbeat
 
 BEAT = 0.05
@@ -26,7 +24,6 @@ class Store:
         return self.counts[key]
 
 
-@pytest.mark.xfail(reason="the one that has noticed it first, and ended, is named", strict=True)
 def test_the_one_that_was_silent_before_is_named() -> None:
     """The first process keeps the store, knows of a lost one a moment sooner, and ends: it is not the lost one."""
     store = Store()
@@ -37,7 +34,6 @@ def test_the_one_that_was_silent_before_is_named() -> None:
         assert heartbeat.who_is_lost() == "rank 2"
 
 
-@pytest.mark.xfail(reason="all others are named: none is heard of without the store", strict=True)
 def test_where_the_store_stands_still_its_keeper_is_named() -> None:
     """By one that notices it when another has ended before, which is not lost."""
     store = Store()

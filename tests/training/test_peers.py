@@ -234,7 +234,6 @@ with joined(torch.device("cpu")) as peers:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="torchrun's store keeps the addresses of those that it restarts", strict=True)
 def test_restarted_processes_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Though the store is the one of those before, and one of them comes later."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
