@@ -9,7 +9,7 @@ gradient norm count; length, precision, accumulation and checkpoints are the Tra
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -56,7 +56,7 @@ class TransformerModule(pytorch_lightning.LightningModule):  # type: ignore[misc
 
     def train_dataloader(self) -> "EpochBatches":
         """The batches of the training text."""
-        return EpochBatches(self._batches)
+        return EpochBatches(self._batches, self._place)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Those of the validation text; none where there is none."""
@@ -64,14 +64,24 @@ class TransformerModule(pytorch_lightning.LightningModule):  # type: ignore[misc
         return [] if loader is None else loader
 
     def on_train_epoch_start(self) -> None:
-        """Let the loader give the batches of this epoch."""
-        loader = self.trainer.train_dataloader
-        if isinstance(loader, BatchLoader):
+        """Refuse a loader of the first epoch's batches."""
+        if isinstance(self.trainer.train_dataloader, BatchLoader):
             raise ConfigError(
                 "the loader would give the first epoch's batches in each", fix="give TransformerModule the DataModule"
             )
-        if isinstance(loader, EpochBatches):
-            loader.epoch = self.current_epoch
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take one of an epoch's last batch for one of the epoch's end: Lightning would count the epoch twice."""
+        loops = checkpoint.get("loops", {}).get("fit_loop")
+        if not loops or not loops["epoch_loop.batch_progress"]["is_last_batch"]:
+            return
+        batches = loops["epoch_loop.batch_progress"]
+        batches["is_last_batch"] = False  # of those that are to come, or, where it failed, it is to come again
+        if batches["current"]["processed"] < batches["current"]["ready"]:
+            return
+        batches["current"] = dict.fromkeys(batches["current"], 0)
+        for counts in (*loops["epoch_progress"].values(), batches["total"]):
+            counts.update(dict.fromkeys(counts, counts["ready"]))
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """The batch there."""
@@ -130,6 +140,15 @@ class TransformerModule(pytorch_lightning.LightningModule):  # type: ignore[misc
             raise ConfigError("there is no training text", fix="give TransformerModule a DataModule, or fit a loader")
         return self.data.train_dataloader()
 
+    def _place(self) -> tuple[int, int]:
+        """The epoch that goes on, and its batches that are done: as Lightning counts when it asks for batches.
+
+        On a resume that is before it has put right what the checkpoint holds, `current_epoch` among it.
+        """
+        loop = self.trainer.fit_loop
+        epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current
+        return epochs.processed, batches.processed if epochs.ready > epochs.processed else 0
+
     def _total_steps(self) -> int:
         trainer, limits = self.trainer, []
         if trainer.max_steps > 0:
@@ -148,10 +167,10 @@ class TransformerModule(pytorch_lightning.LightningModule):  # type: ignore[misc
 
 
 class EpochBatches:
-    """The batches of one epoch of a loader; of later epochs there may be a few more or fewer, so it has no length."""
+    """The rest of an epoch's batches; of later epochs there may be a few more or fewer, so it has no length."""
 
-    def __init__(self, loader: BatchLoader) -> None:
-        self.loader, self.epoch = loader, 0
+    def __init__(self, loader: BatchLoader, place: Callable[[], tuple[int, int]]) -> None:
+        self.loader, self.place = loader, place
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.loader.batches(self.epoch)
+        return self.loader.batches(*self.place())

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tiny_runs import write_tsv
 
 from pytorch_dl.building import build_model
 from pytorch_dl.config import Config
+from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.dataset.efficient_dataloader import DataModule
 from pytorch_dl.errors import ConfigError
 from pytorch_dl.training.trainer import OptimizedTrainer, create_trainer
@@ -64,6 +66,10 @@ def ours(settings: Config, data: DataModule) -> OptimizedTrainer:
     )
     trainer.train()
     return trainer
+
+
+def pairs_of(batch: Batch) -> list[int]:
+    return batch.pair_ids[batch.pair_ids >= 0].tolist()
 
 
 def test_without_the_package_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,23 +131,70 @@ class TestTrainer:
         assert last.lr_lambdas[0](total - 1) == 0.0
         assert last.lr_lambdas[0](total - 2) > 0.0
 
-    def test_each_epoch_has_its_own_batches_all_of_them_once(self, data: DataModule) -> None:
+    def watched(self, data: DataModule, *, resume: Path | None = None, callbacks: Sequence[object] = (), **limit: int):
+        """The pairs of each batch that a training saw, and its weights."""
         seen: list[list[int]] = []
 
         class Watching(self.adapter.TransformerModule):  # type: ignore[misc]
             def training_step(self, batch, batch_idx):
-                seen.append(batch.pair_ids[batch.pair_ids >= 0].tolist())
+                seen.append(pairs_of(batch))
                 return super().training_step(batch, batch_idx)
 
         settings = config()
-        self.trainer(max_epochs=EPOCHS).fit(Watching(build_model(settings, data.tokenizers), settings, data))
-        expected = [
-            batch.pair_ids[batch.pair_ids >= 0].tolist()
-            for epoch in range(EPOCHS)
-            for batch in data.train_dataloader().batches(epoch)
-        ]
+        module = Watching(build_model(settings, data.tokenizers), settings, data)
+        trainer = self.trainer(enable_checkpointing=bool(callbacks), callbacks=[*callbacks], **limit)
+        trainer.fit(module, ckpt_path=resume)
+        return seen, [*module.model.parameters()]
+
+    def test_each_epoch_has_its_own_batches_all_of_them_once(self, data: DataModule) -> None:
+        seen, _ = self.watched(data, max_epochs=EPOCHS)
+        loader = data.train_dataloader()
+        expected = [pairs_of(batch) for epoch in range(EPOCHS) for batch in loader.batches(epoch)]
         assert seen == expected
         assert seen[: len(expected) // EPOCHS] != seen[len(expected) // EPOCHS : 2 * (len(expected) // EPOCHS)]
+
+    @pytest.mark.parametrize("limit", ["max_epochs", "max_steps"])
+    @pytest.mark.parametrize(
+        "saved",
+        [
+            {"every_n_train_steps": 1},  # in the middle of epochs, and with the last batch of each
+            {"every_n_epochs": 1, "save_on_train_epoch_end": True},
+            {"every_n_epochs": 1, "save_on_train_epoch_end": False},  # after the validation
+        ],
+        ids=["steps", "epochs", "validations"],
+    )
+    def test_resumed_anywhere_it_is_the_straight_training(
+        self, data: DataModule, saved: dict[str, int], limit: str, tmp_path: Path
+    ) -> None:
+        counts = [len(data.train_dataloader().plan(epoch)) for epoch in range(EPOCHS)]
+        ends = [sum(counts[: epoch + 1]) for epoch in range(EPOCHS)]
+        limits = {limit: EPOCHS if limit == "max_epochs" else ends[-1]}
+        saving = self.lightning.callbacks.ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, **saved)
+        batches, weights = self.watched(data, callbacks=[saving], **limits)
+        assert min(counts) > 1
+        between = [1, ends[0] - 1, ends[0] + 1, ends[-1] - 1] if "every_n_train_steps" in saved else []
+        for step in (*between, *ends[:-1]):
+            left, resumed = self.watched(data, resume=tmp_path / f"step={step}.ckpt", **limits)
+            assert left == batches[step:]
+            assert all(torch.equal(one, other) for one, other in zip(weights, resumed, strict=True))
+
+    def test_resumed_after_a_failure_the_batch_comes_again(self, data: DataModule, tmp_path: Path) -> None:
+        batches, weights = self.watched(data, max_epochs=EPOCHS)
+        for step in (1, len(data.train_dataloader()) - 1):  # that is the last batch of an epoch
+
+            class Failing(self.lightning.Callback):  # type: ignore[misc]
+                def on_train_batch_start(self, trainer, module, batch, batch_idx, step=step):
+                    if trainer.global_step == step:
+                        raise OSError("no more power")
+
+                def on_exception(self, trainer, module, exception):
+                    trainer.save_checkpoint(tmp_path / "failed.ckpt")
+
+            with pytest.raises(OSError, match="no more power"):
+                self.watched(data, callbacks=[Failing()], max_epochs=EPOCHS)
+            left, resumed = self.watched(data, resume=tmp_path / "failed.ckpt", max_epochs=EPOCHS)
+            assert left == batches[step:]
+            assert all(torch.equal(one, other) for one, other in zip(weights, resumed, strict=True))
 
     def test_validation_is_over_the_tokens_of_the_whole_set(self, data: DataModule) -> None:
         module = self.module(config(), data)
