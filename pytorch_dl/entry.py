@@ -14,6 +14,7 @@ from pytorch_dl.failures import told
 from pytorch_dl.process import fix_kernels
 from pytorch_dl.training.signals import StopRequest
 from pytorch_dl.training.stderr import Stderr
+from pytorch_dl.training.tracking import is_any_at_work
 
 IMPORTING = "<frozen importlib._bootstrap>"
 SECONDS_OF_AN_IMPORT = 0.05  # until a signal that came in one comes again
@@ -30,8 +31,9 @@ def main() -> None:
         stream.reconfigure(encoding="utf-8", errors=stream.errors)  # type: ignore[union-attr]
     code = execute([word for word in sys.argv[1:] if word != "--debug"], debug="--debug" in sys.argv)
     _flush()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or is_any_at_work():
         # Threads that torch keeps for the other processes abort Python's own ending now and then: code -6, all done.
+        # And the library of a tracker that hangs waits there for what the tracker has waited for.
         Stderr().wait()
         os._exit(code)
     raise SystemExit(code)

@@ -3,16 +3,19 @@
 A tracker may be slow, fail or hang: training goes on without it, and one warning tells why.
 """
 
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from queue import Full, Queue
 from threading import Thread
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from PIL.Image import Image
+if TYPE_CHECKING:  # each command asks at its end whether a tracker hangs, and most know of no pictures
+    from PIL.Image import Image
 
 CALLS_WAITING, CLOSING_SECONDS = 1000, 10.0  # for a tracker, until it is given up
-Value = float | str | Image
+THREAD = "tracker"  # begins the name of each
+Value: TypeAlias = "float | str | Image"
 
 
 class Tracker(Protocol):
@@ -34,6 +37,11 @@ class Tracker(Protocol):
 Call = Callable[[Tracker], None]
 
 
+def is_any_at_work() -> bool:
+    """Whether a tracker has not come back from a call: once training has ended, one that hangs."""
+    return any(thread.name.startswith(THREAD) for thread in threading.enumerate())
+
+
 class Trackers:
     """Those of a training that have not failed so far."""
 
@@ -41,7 +49,7 @@ class Trackers:
         self._threads = [TrackerThread(tracker) for tracker in trackers]
         self._call(lambda tracker: tracker.begin(settings, first_step=first_step))
 
-    def log(self, step: int, values: Mapping[str, Value | Callable[[], Image]]) -> None:
+    def log(self, step: int, values: "Mapping[str, Value | Callable[[], Image]]") -> None:
         """Pass values on; pictures that are still to be drawn are drawn in the tracker's thread."""
         self._call(lambda tracker: tracker.log(step, {n: v() if callable(v) else v for n, v in values.items()}))
 
@@ -70,7 +78,7 @@ class TrackerThread:
         self.name = type(tracker).__name__
         self._calls: Queue[Call | None] = Queue(CALLS_WAITING)
         self._error: Exception | None = None
-        self._thread = Thread(target=self._work, args=(tracker,), name=f"tracker {self.name}", daemon=True)
+        self._thread = Thread(target=self._work, args=(tracker,), name=f"{THREAD} {self.name}", daemon=True)
         self._thread.start()
 
     def call(self, call: Call | None) -> None:
