@@ -66,8 +66,10 @@ class Reporter:
 
     def go_back(self, state: TrainState) -> None:
         """Cut the files back to where they were at the state's checkpoint, while training goes on."""
-        self._close()
-        self.open(state)
+        if self.folder:
+            self._open_record(self.folder, state)
+        if self._tracked:
+            self._tracked.go_back(first_step=state.step + 1)
 
     def __enter__(self) -> Self:
         self.progress.__enter__()

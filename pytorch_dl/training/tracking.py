@@ -47,16 +47,25 @@ class Trackers:
 
     def __init__(self, trackers: Iterable[Tracker], settings: Mapping[str, Any], *, first_step: int) -> None:
         self._threads = [TrackerThread(tracker) for tracker in trackers]
-        self._call(lambda tracker: tracker.begin(settings, first_step=first_step))
+        self._settings = settings
+        self._begin(first_step)
 
     def log(self, step: int, values: "Mapping[str, Value | Callable[[], Image]]") -> None:
         """Pass values on; pictures that are still to be drawn are drawn in the tracker's thread."""
         self._call(lambda tracker: tracker.log(step, {n: v() if callable(v) else v for n, v in values.items()}))
 
+    def go_back(self, *, first_step: int) -> None:
+        """Let them close, and begin again with this step: each in its thread, which nobody waits for."""
+        self._call(lambda tracker: tracker.close())
+        self._begin(first_step)
+
     def close(self) -> None:
         """Wait until all are done, but not for long."""
         self._best_effort(TrackerThread.close)
         self._threads.clear()
+
+    def _begin(self, first_step: int) -> None:
+        self._call(lambda tracker: tracker.begin(self._settings, first_step=first_step))
 
     def _call(self, call: Call) -> None:
         self._best_effort(lambda thread: thread.call(call))

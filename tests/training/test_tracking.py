@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tiny import QUIET, tiny_loader, tiny_model, tiny_trainer
+from tiny import QUIET, silent, tiny_loader, tiny_model, tiny_trainer
 
 from pytorch_dl.config import Config
 from pytorch_dl.training import tracking
 from pytorch_dl.training.metrics import METRICS
 from pytorch_dl.training.peers import Peers
 from pytorch_dl.training.progress import Sample
+from pytorch_dl.training.reporter import Reporter
 from pytorch_dl.training.tracking import Trackers, Value
+from pytorch_dl.training.train_state import TrainState
 from pytorch_dl.training.trainer import create_trainer
 from pytorch_dl.training.validation import Decoded
 
@@ -63,6 +65,7 @@ class Hanging(Memory):
     def _note(self, *call: Any) -> None:
         if call[0] == self.hanging:
             self.released.wait(60)
+        super()._note(*call)
 
 
 def test_each_is_told_all_in_order_from_one_thread_that_is_not_ours() -> None:
@@ -133,6 +136,40 @@ def test_one_that_hangs_for_too_long_is_not_told_more(monkeypatch: pytest.Monkey
     trackers.close()
     assert len(caught) == 1
     bad.released.set()
+
+
+class TestGoingBack:
+    """As after a loss that leaps."""
+
+    def test_it_is_begun_again_in_its_thread_and_not_waited_for(self) -> None:
+        memory, slow = Memory(), Hanging(hanging="close")
+        reporter = Reporter(None, QUIET, silent(), settings={"model": {"d_model": 16}}, trackers=[memory, slow])
+        started = time.monotonic()
+        with reporter.open(TrainState(step=4)):
+            reporter.go_back(TrainState(step=2))
+            assert time.monotonic() - started < tracking.CLOSING_SECONDS / 2
+            slow.released.set()
+        assert memory.calls == [
+            ("begin", {"model.d_model": 16}, 5),
+            ("close",),
+            ("begin", {"model.d_model": 16}, 3),
+            ("close",),
+        ]
+        assert len(memory.threads) == 1
+        assert slow.names == ["begin", "close", "begin", "close"] and len(slow.threads) == 1
+
+    @pytest.mark.parametrize("failing", ["begin", "log", "close"])
+    def test_one_that_has_failed_is_left_alone(self, failing: str) -> None:
+        memory = Memory(failing=failing)
+        with pytest.warns(UserWarning, match="Memory failed and is switched off: no network") as caught:
+            trackers = Trackers([memory], {}, first_step=1)
+            for step in (1, 2):
+                trackers.log(step, {"loss": 1.0})
+                trackers.go_back(first_step=step)
+                time.sleep(0.01)  # until it has failed
+            trackers.close()
+        assert len(caught) == 1
+        assert memory.names.count(failing) == 1 and memory.names[-1] == failing
 
 
 class TestInATraining:
