@@ -39,6 +39,7 @@ from pytorch_dl.training.profiling import profiled
 from pytorch_dl.training.progress import Progress
 from pytorch_dl.training.run_folder import RunFolder
 from pytorch_dl.training.sharding import gathered
+from pytorch_dl.training.trackers import require_packages
 from pytorch_dl.training.train_state import TrainState
 from pytorch_dl.training.trainer import create_trainer
 from pytorch_dl.validating import decoder
@@ -121,6 +122,7 @@ def begin(
     folder.refuse_another()
     require_training_text(config.data)
     refuse_misspelt(config.data.tokenizer_name)
+    require_packages(config.logging)
     other = OtherModel.read(weights_from) if weights_from is not None else None
     if other:
         other.require_some_fit(config)
@@ -179,6 +181,8 @@ def train(
     if peers.tell(folder.is_finished if peers.is_first else None):
         progress.say(f"{folder.path} is finished: nothing to do")
         return
+    if peers.is_first:
+        require_packages(config.logging)
     changes = peers.tell(changed_settings(folder, config) if peers.is_first else None)
     look_at_changes(folder, config, changes, accepted=accept_changes, say=progress.say)
     warn_of_other_bits(folder, config, say=progress.say)

@@ -205,7 +205,7 @@ def trackers(config: Config) -> Seen:
     """What Weights & Biases would get."""
     projects: list[str] = []
     run = types.SimpleNamespace(log=lambda *_, **__: None, finish=lambda: None, summary={})
-    stub = types.SimpleNamespace(init=lambda project, **_: projects.append(project) or run)
+    stub = types.SimpleNamespace(__spec__="found", init=lambda project, **_: projects.append(project) or run)
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(sys.modules, "wandb", stub)
         training(config)

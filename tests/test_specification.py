@@ -326,7 +326,7 @@ def test_custom_components():
 def test_weights_and_biases(folder, model, monkeypatch):
     seen: list[Any] = []
     tracker = types.SimpleNamespace(log=lambda values, step: seen.append(values), finish=lambda: None, summary={})
-    stub = types.SimpleNamespace(init=lambda **options: seen.append(options) or tracker)
+    stub = types.SimpleNamespace(__spec__="found", init=lambda **options: seen.append(options) or tracker)
     monkeypatch.setitem(sys.modules, "wandb", stub)
     config = run(WANDB, {"config": get_config("nano")})["config"]
     config.logging.tensorboard = False

@@ -30,6 +30,7 @@ from pytorch_dl.scoring.names import BLEU, CHARACTER_ERROR_RATE, CHRF, CHRF_PLUS
 from pytorch_dl.scoring.score import Score
 from pytorch_dl.training.progress import Progress
 from pytorch_dl.training.run_folder import RunFolder
+from pytorch_dl.training.trackers import require_packages
 
 CHOSE = " (which chose the weights as well, and flatters all arms alike)"
 LOW_RATE = 0.1  # of the highest
@@ -64,6 +65,8 @@ def compare(
     """
     progress = progress or Progress()
     require_arms(configs)
+    for config in configs.values():
+        require_packages(config.logging)
     _require_sense(configs, seeds=seeds, at_once=at_once, metric=metric)
     limit = parse_budget(budget) if budget else None
     if limit and len({_limited(config, limit) for config in configs.values()}) > 1:

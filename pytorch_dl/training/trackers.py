@@ -6,6 +6,7 @@ import secrets
 import socket
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from io import BytesIO, FileIO
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from PIL.Image import Image
 
 from pytorch_dl.config.model_config import LoggingConfig
+from pytorch_dl.errors import ConfigError
 from pytorch_dl.files import write_file
 from pytorch_dl.training.metrics import WANDB_ID
 from pytorch_dl.training.tracking import Tracker, Value
@@ -20,8 +22,18 @@ from pytorch_dl.training.tracking import Tracker, Value
 Settings = Mapping[str, Any]
 
 
+def require_packages(config: LoggingConfig) -> None:
+    """Refuse, with the command that installs it, a tracker that is asked for and whose package is not here."""
+    if config.wandb and not find_spec("wandb"):
+        raise ConfigError("logging.wandb needs the package wandb", fix="pip install 'pytorch-dl[wandb]'")
+    if config.tensorboard and not find_spec("tensorboard"):
+        fix = "pip install tensorboard, or set logging.tensorboard to false"
+        raise ConfigError("logging.tensorboard needs the package tensorboard", fix=fix)
+
+
 def make_trackers(config: LoggingConfig, folder: Path) -> list[Tracker]:
     """Those that the configuration asks for; what they write goes into `folder`."""
+    require_packages(config)
     trackers: list[Tracker] = []
     if config.tensorboard:
         trackers.append(TensorBoard(folder / "tensorboard"))
@@ -89,10 +101,8 @@ class WandB:
     """A Weights & Biases run (extra: wandb)."""
 
     def __init__(self, project: str, folder: Path) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise ImportError("logging.wandb needs the package wandb: pip install 'pytorch-dl[wandb]'") from None
+        import wandb
+
         self._wandb, self._project, self._folder = wandb, project, folder
 
     def begin(self, settings: Settings, *, first_step: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tiny import tiny_loader, tiny_model, tiny_trainer
 
 from pytorch_dl.config import Config
 from pytorch_dl.config.model_config import LoggingConfig
+from pytorch_dl.errors import ConfigError
 from pytorch_dl.training.metrics import METRICS
 from pytorch_dl.training.progress import Sample
 from pytorch_dl.training.trackers import make_trackers
@@ -79,6 +81,12 @@ def stopped_at(step: int, folder: Path, **settings: Any) -> None:
 
 
 class TestTensorBoard:
+    def test_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "tensorboard", None)
+        assert make_trackers(LoggingConfig(tensorboard=False), tmp_path) == []
+        with pytest.raises(ConfigError, match=r"Fix: pip install tensorboard, or set logging\.tensorboard to false\.$"):
+            make_trackers(LoggingConfig(), tmp_path)
+
     def test_shows_every_metric_that_is_promised(self, tmp_path: Path) -> None:
         settings = {"max_steps": 4, "eval_every": 2}
         tiny_trainer(tmp_path, settings=settings, logging=EACH_STEP, decode=decoded).train()
@@ -164,12 +172,16 @@ def decode_png(png: bytes) -> Image.Image:
     return Image.open(BytesIO(png)).convert("RGB")
 
 
+def installed(monkeypatch: pytest.MonkeyPatch, **names: Any) -> None:
+    """Weights & Biases with these names alone."""
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(__spec__="found", **names))
+
+
 class TestWandB:
     def test_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "wandb", None)
-        with pytest.raises(
-            ImportError, match=r"logging.wandb needs the package wandb: pip install 'pytorch-dl\[wandb\]'"
-        ):
+        line = "logging.wandb needs the package wandb. Fix: pip install 'pytorch-dl[wandb]'."
+        with pytest.raises(ConfigError, match=f"^{re.escape(line)}$"):
             make_trackers(LoggingConfig(tensorboard=False, wandb=True), tmp_path)
 
     def test_what_it_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,10 +189,8 @@ class TestWandB:
         run = types.SimpleNamespace(
             log=lambda values, step: told.append((step, values)), finish=lambda: told.append("finish")
         )
-        fake = types.SimpleNamespace(
-            init=lambda **options: told.append(options) or run, Image=lambda image: f"{image.size}"
-        )
-        monkeypatch.setitem(sys.modules, "wandb", fake)
+        begin = lambda **options: told.append(options) or run  # noqa: E731
+        installed(monkeypatch, init=begin, Image=lambda image: f"{image.size}")
         (tracker,) = make_trackers(LoggingConfig(tensorboard=False, wandb=True, wandb_project="p"), tmp_path)
         assert told == []
         tracker.begin({"model.d_model": 7}, first_step=1)
@@ -194,8 +204,7 @@ class TestWandB:
     def test_a_resumed_training_goes_on_under_its_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         told: list[Any] = []
         run = types.SimpleNamespace(log=lambda values, step: None, finish=lambda: None)
-        fake = types.SimpleNamespace(init=lambda **options: told.append(options) or run)
-        monkeypatch.setitem(sys.modules, "wandb", fake)
+        installed(monkeypatch, init=lambda **options: told.append(options) or run)
         config = Config().update(
             training={"max_steps": 2, "mixed_precision": False},
             logging={"wandb": True, "tensorboard": False, "log_every": 1},
@@ -220,7 +229,7 @@ class TestWandB:
         def init(**options: Any) -> None:
             raise RuntimeError("api_key not configured")
 
-        monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+        installed(monkeypatch, init=init)
         trackers = Trackers(make_trackers(LoggingConfig(tensorboard=False, wandb=True), tmp_path), {}, first_step=1)
         with pytest.warns(UserWarning, match="WandB failed and is switched off: api_key not configured"):
             trackers.close()
