@@ -14,9 +14,10 @@ from pytorch_dl.config import Config
 from pytorch_dl.dataset.efficient_dataloader import require_training_text
 from pytorch_dl.errors import ResourceError, is_out_of_memory
 from pytorch_dl.estimation.measuring import Measured, measured
-from pytorch_dl.estimation.model_figures import Flops, Memory, flops, memory_by_formula, parameters_by_part
+from pytorch_dl.estimation.model_figures import Flops, flops, memory_by_formula, parameters_by_part
 from pytorch_dl.estimation.text import Prepared, Say, TextFigures, prepared, text_figures
 from pytorch_dl.training.precision import DTYPES, choose_precision
+from pytorch_dl.training.step_memory import Memory
 
 MEMINFO = Path("/proc/meminfo")
 

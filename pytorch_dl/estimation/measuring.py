@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
-import torch
 from rich.console import Console
 
 from pytorch_dl.building import build_model
@@ -19,15 +17,14 @@ from pytorch_dl.config import Config
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.dataset.loader import BatchLoader
 from pytorch_dl.errors import Interrupted
-from pytorch_dl.estimation.model_figures import Memory
 from pytorch_dl.estimation.text import Prepared, Say, TextFigures, step_positions
 from pytorch_dl.generation.settings import SearchSettings
 from pytorch_dl.models.modes import evaluating
 from pytorch_dl.process import keep_freed_memory
-from pytorch_dl.training.live_memory import LiveMemory, optimizer_bytes, weight_bytes
 from pytorch_dl.training.metrics import memory_mb
 from pytorch_dl.training.progress import Progress
 from pytorch_dl.training.signals import StopNow
+from pytorch_dl.training.step_memory import Memory, memory_of, watched_step
 from pytorch_dl.training.trainer import OptimizedTrainer, create_trainer
 from pytorch_dl.training.validation import validation_nll
 from pytorch_dl.validating import decoder
@@ -118,7 +115,7 @@ def measured(config: Config, text: Prepared, figures: TextFigures, *, seconds: f
         tokens_per_second=figures.efficiency / rate,
         validation_loss=loss,
         validation_decoding=decoding,
-        memory=replace(memory_of(trainer, text.loader), process_peak=process),
+        memory=replace(largest_memory(trainer, text.loader), process_peak=process),
     )
 
 
@@ -192,21 +189,13 @@ def _decoding_seconds(trainer: OptimizedTrainer, config: Config, text: Prepared,
     return seconds(some) * wanted / some
 
 
-def memory_of(trainer: OptimizedTrainer, loader: BatchLoader) -> Memory:
-    """Of live tensors in a step on the largest batches, counted by allocations; on a GPU by its allocator."""
-    model, update = trainer.model, trainer.update
+def largest_memory(trainer: OptimizedTrainer, loader: BatchLoader) -> Memory:
+    """Of live tensors in a step on the largest batches."""
     batches = [next(loader.batches(0))] if loader.has_one_shape else loader.largest(0)
     several = min(2, trainer.settings.gradient_accumulation_steps)
     peaks = []
     for batch in batches:
-        with LiveMemory(model, update.optimizer) as live:
+        with watched_step(trainer) as live:
             trainer.train_step([batch] * several, total_steps=trainer.state.step + 1)
         peaks.append(live.peak)
-    average: Any = update.average.weights.values() if update.average else ()
-    kept = sum(tensor.nbytes for tensor in average)
-    weights, optimizer = weight_bytes(model), optimizer_bytes(update.optimizer)
-    activations, peak = max(peak.activations for peak in peaks), max(peak.total for peak in peaks) + kept
-    if trainer.device.type == "cuda":  # recorded passes have memory of their own, which no step asks for
-        peak = max(peak, torch.cuda.max_memory_allocated(trainer.device))
-        activations = max(activations, peak - kept - optimizer - 2 * weights)
-    return Memory(weights, weights, optimizer, kept, activations, peak)
+    return memory_of(trainer, peaks)

@@ -16,6 +16,7 @@ from pytorch_dl.models.optimized_transformer import OptimizedTransformer
 from pytorch_dl.training.flops import BACKWARD, FORWARD, Matrices
 from pytorch_dl.training.live_memory import weight_bytes
 from pytorch_dl.training.loss import CHUNK_ROWS
+from pytorch_dl.training.step_memory import Memory
 
 SHARED = {"all": "embeddings and output, shared", "decoder": "target embedding and output, shared"}
 PARTS = {
@@ -35,22 +36,6 @@ class Flops:
     forward_per_token: float
     backward_per_token: float
     training: float
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes. Of gradients and activations those that live at the peak of a step."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    average: int
-    """The moving average of the weights."""
-    activations: int
-    peak: int
-    """Of all of these together, in a step."""
-    process_peak: int | None = None
-    """Of the whole process, as the system counts it; None where nothing was run."""
 
 
 def parameters_by_part(model: OptimizedTransformer, *, tied: str) -> dict[str, int]:

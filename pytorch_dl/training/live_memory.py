@@ -34,13 +34,13 @@ def peak_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, step: Callabl
 class LiveMemory:
     """While entered, for one training step, watches what live tensors hold; afterwards `peak` tells the most.
 
-    On a CPU `events` are then the trace.
+    On a CPU `events` are then the trace. `recorded` passes have their gradients from `torch.autograd.grad`.
     """
 
     peak: Peak
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.model, self.optimizer = model, optimizer
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, *, recorded: bool = False) -> None:
+        self.model, self.optimizer, self.recorded = model, optimizer, recorded
         self.events: list[Event] = []
         self._hooks: list[Any] = []
         self._whole: set[int] = set()  # of several batches the first makes the gradients
@@ -50,7 +50,7 @@ class LiveMemory:
     def __enter__(self) -> Self:
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         assert all(p.grad is None for p in parameters), "a gradient of an earlier step is left"
-        self._hooks = [p.register_post_accumulate_grad_hook(self._look) for p in parameters]  # type: ignore[no-untyped-call]
+        self._hooks = [self._hook(parameter) for parameter in parameters]
         self._meter.start()
         return self
 
@@ -65,11 +65,22 @@ class LiveMemory:
             self.events = self._meter.events
             self.peak = Peak(activations, weight_bytes(self.model) + optimizer_bytes(self.optimizer) + made)
 
-    def _look(self, parameter: Tensor) -> None:
+    def _hook(self, parameter: Tensor) -> Any:
+        def of_its_own(gradient: Tensor) -> None:
+            self._look(parameter, gradient)
+
+        def of_the_sum(_: Tensor) -> None:
+            assert parameter.grad is not None
+            self._look(parameter, parameter.grad)
+
+        if self.recorded:
+            return parameter.register_hook(of_its_own)  # type: ignore[no-untyped-call]
+        return parameter.register_post_accumulate_grad_hook(of_the_sum)  # type: ignore[no-untyped-call]
+
+    def _look(self, parameter: Tensor, gradient: Tensor) -> None:
         if id(parameter) not in self._whole:
             self._whole.add(id(parameter))
-            assert parameter.grad is not None
-            self._meter.look(parameter.grad)
+            self._meter.look(gradient)
 
 
 class _CpuMeter:

@@ -14,8 +14,8 @@ from pathlib import Path
 from torch.profiler import profile, record_function
 
 from pytorch_dl.files import new_folder
-from pytorch_dl.training.live_memory import LiveMemory, Peak, optimizer_bytes, weight_bytes
 from pytorch_dl.training.step_costs import STEP, Share, StepCosts, costs_of, held_at_the_peak
+from pytorch_dl.training.step_memory import Memory, memory_of, watched_step
 from pytorch_dl.training.step_parts import unwatched
 from pytorch_dl.training.traces import Event, events_of, new_profiler
 from pytorch_dl.training.trainer import OptimizedTrainer
@@ -86,34 +86,34 @@ class StepProfile:
             self._events = events_of(profiler)
 
     def _last_step(self, step: int) -> Iterator[None]:
-        model, update = self.trainer.model, self.trainer.update
-        with LiveMemory(model, update.optimizer) as live:
+        with watched_step(self.trainer) as live:
             yield
-        average = sum(tensor.nbytes for tensor in update.average.weights.values()) if update.average else 0
-        kept = {"weights": weight_bytes(model), "optimizer": optimizer_bytes(update.optimizer), "average": average}
-        peak = Peak(live.peak.activations, live.peak.total + average)
+        memory = memory_of(self.trainer, [live.peak])
         costs = costs_of(self._events)
         made = held_at_the_peak(live.events) if live.events else []
         own_ms = 1000 * sum(self._seconds) / len(self._seconds)
-        lines = report(costs, kept, peak, made, own_ms=own_ms, last=step)
+        lines = report(costs, memory, made, own_ms=own_ms, last=step)
         with new_folder(self.folder) as folder:
             with gzip.open(folder / TRACE, "wt", encoding="utf-8") as file:
                 json.dump({"traceEvents": self._events}, file)
             (folder / TABLE).write_text("\n".join(lines) + "\n", encoding="utf-8")
         self.is_done = True
-        for line in short(costs, kept, peak, self.folder):
+        for line in short(costs, memory, self.folder):
             self.say(line)
 
 
-def report(
-    costs: StepCosts, kept: dict[str, int], peak: Peak, made: Sequence[Share], *, own_ms: float, last: int
-) -> list[str]:
+def report(costs: StepCosts, memory: Memory, made: Sequence[Share], *, own_ms: float, last: int) -> list[str]:
     """The tables, in Markdown."""
     first = last - costs.steps
-    memory = [Share(name, size, size / peak.total) for name, size in kept.items() if size]
-    memory.append(Share("gradients, once they are whole", kept["weights"], kept["weights"] / peak.total))
-    memory.append(Share("activations at their peak", peak.activations, peak.activations / peak.total))
-    memory.append(Share("all at the peak of the step", peak.total, 1.0))
+    sizes = {
+        "weights": memory.weights,
+        "optimizer": memory.optimizer,
+        "average": memory.average,
+        "gradients, once they are whole": memory.gradients,
+        "activations at their peak": memory.activations,
+        "all at the peak of the step": memory.peak,
+    }
+    held = [Share(name, size, size / memory.peak) for name, size in sizes.items() if size]
     return [
         f"# Steps {first:,} to {last - 1:,} of a training",
         "",
@@ -123,14 +123,14 @@ def report(
         *_table("part of the step", "ms", costs.parts, "{:,.2f}", 1),
         *_table("kind of operation", "ms", costs.kinds, "{:,.2f}", 1),
         *_table("operation, without those that it calls", "ms", costs.operations, "{:,.2f}", 1),
-        *_table("memory of live tensors", "MB", memory, "{:,.2f}", 1e6),
+        *_table("memory of live tensors", "MB", held, "{:,.2f}", 1e6),
         *(_table("activations at their peak, by what made them", "MB", made, "{:,.2f}", 1e6) if made else []),
         "Gradients and activations do not peak together. In compiled layers most of what is done to single numbers is "
         f"fused into the operations that are called compiled. All of it is in {TRACE}: open it at perfetto.dev.",
     ]
 
 
-def short(costs: StepCosts, kept: dict[str, int], peak: Peak, folder: Path) -> list[str]:
+def short(costs: StepCosts, memory: Memory, folder: Path) -> list[str]:
     """The costliest, in a few lines."""
 
     def shown(rows: Sequence[Share]) -> str:
@@ -139,8 +139,8 @@ def short(costs: StepCosts, kept: dict[str, int], peak: Peak, folder: Path) -> l
     return [
         f"a step, by its parts: {shown(costs.parts)}",
         f"a step, by operations: {shown(costs.kinds)}",
-        f"memory of a step: {peak.total / 1e6:,.1f} MB at the peak; weights {kept['weights'] / 1e6:,.1f} MB, "
-        f"activations up to {peak.activations / 1e6:,.1f} MB",
+        f"memory of a step: {memory.peak / 1e6:,.1f} MB at the peak; weights {memory.weights / 1e6:,.1f} MB, "
+        f"activations up to {memory.activations / 1e6:,.1f} MB",
         f"the profile is in {folder}",
     ]
 

@@ -222,6 +222,11 @@ class OptimizedTrainer:
                 self.model, precision=self.state.precision, label_smoothing=self.settings.label_smoothing
             )
 
+    @property
+    def replays_passes(self) -> bool:
+        """Whether the next step's passes are replayed, or recorded."""
+        return self._passes.recorded is not None
+
     def validate(self) -> tuple[dict[str, float], Sequence[Sample]]:
         """What `validation.validate` finds; while training, of the moving average of the weights where there is one."""
         average = None if self.best.are_in_use else self.update.average
