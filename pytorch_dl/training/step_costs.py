@@ -15,6 +15,7 @@ from pytorch_dl.training.traces import MEMORY, Call, Event, covered, nested
 
 STEP = "training step"
 ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")  # categories of a trace's events
+ASKING = ("cuda_runtime", "cuda_driver")  # of the calls by which the host asks for them
 COSTLIEST, NAME_LENGTH = 12, 80
 LOSS = "_LinearCrossEntropy"  # the function, and the beginning of its backward pass's name
 IDLE, PYTHON, REST = "waiting for the host", "Python, autograd and the rest", "reading and writing down"
@@ -62,7 +63,7 @@ def costs_of(events: list[Event]) -> StepCosts:
         if call.name in PARTS and STEP in call.within and not set(call.within) & set(PARTS):
             parts[call.name] += float(call.event["dur"])
     parts[REST] = total - sum(parts.values())
-    kernels = [event for event in events if event.get("cat") in ON_GPU]
+    kernels = _kernels(events, marks)
     inside = [call for call in calls if call.name == STEP or STEP in call.within]
     kinds = _kernel_times(kernels, total) if kernels else _sums((kind_of(call), call.own) for call in inside)
     operations = _sums(
@@ -111,6 +112,20 @@ def _kind(name: str) -> str | None:
 
 def _calls(events: Iterable[Event], thread: object) -> list[Call]:
     return nested(event for event in events if event.get("tid") == thread and event.get("ph") == "X")
+
+
+def _kernels(events: list[Event], marks: list[Event]) -> list[Event]:
+    """What a GPU does that was asked for in the steps, also where it does it after them."""
+    steps = [(float(mark["ts"]), float(mark["ts"]) + float(mark["dur"])) for mark in marks]
+    asked = {_number(event): float(event["ts"]) for event in events if event.get("cat") in ASKING}
+    kernels = [event for event in events if event.get("cat") in ON_GPU]
+    times = [asked.get(_number(kernel), float(kernel["ts"])) for kernel in kernels]
+    return [k for k, time in zip(kernels, times, strict=True) if any(begin <= time < end for begin, end in steps)]
+
+
+def _number(event: Event) -> object:
+    """The same of a call and of the kernels that it asks for; of one that tells none, another each time."""
+    return event.get("args", {}).get("correlation", id(event))
 
 
 def _sums(amounts: Iterable[tuple[str, float]]) -> dict[str, float]:

@@ -86,6 +86,26 @@ class TestCosts:
         assert shares(found.kinds) == pytest.approx(expected)
         assert shares(found.operations) == pytest.approx({"sm90_xmma_gemm": 0.3, "flash_fwd": 0.2})
 
+    def test_kernels_count_in_the_step_that_asked_for_them(self):
+        """Not those of a validation between two steps, nor of a profile that begins or ends in other work."""
+
+        def asked(number: int, at: float, begin: float, end: float, name: str, by: str = "cuda_runtime") -> list[dict]:
+            call = span("launch", at, at + 1, cat=by, args={"correlation": number})
+            return [call, span(name, begin, end, cat="kernel", tid=1, args={"correlation": number})]
+
+        events = [
+            step(0, 100),
+            *asked(1, at=10, begin=20, end=60, name="sm90_xmma_gemm"),
+            *asked(2, at=90, begin=110, end=130, name="flash_fwd", by="cuda_driver"),  # after the step
+            *asked(3, at=105, begin=205, end=245, name="of a validation"),  # in the next step
+            step(200, 300),
+            *asked(4, at=210, begin=245, end=265, name="sm90_xmma_gemm"),
+        ]
+        found = costs_of(events)
+        assert shares(found.operations) == pytest.approx({"sm90_xmma_gemm": 0.3, "flash_fwd": 0.1})
+        kinds = {"matrix products": 0.3, "attention": 0.1, "waiting for the host": 0.6}
+        assert shares(found.kinds) == pytest.approx(kinds)
+
     def test_memory_at_the_peak_by_what_made_it(self):
         def memory(ts: float, size: int, address: int) -> dict:
             return {"name": "[memory]", "ts": ts, "tid": 7, "args": {"Bytes": size, "Addr": address}}
