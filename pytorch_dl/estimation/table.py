@@ -86,7 +86,7 @@ def _time(found: Estimate, times: Times) -> list[Row]:
     ]
     if times.validations:
         rows.append(("a validation", f"{times.validation:,.1f} s", f"{times.validations:,} of them"))
-    ends = f"the time limit ends it at step {times.last_step:,}" if times.training < times.steps else ""
+    ends = f"the time limit ends it at step {times.last_step:,}" if times.last_step < found.text.steps else ""
     return [
         *rows,
         ("training", duration(times.training), ends or "steps and validations, without writing checkpoints"),

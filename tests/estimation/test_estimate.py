@@ -13,12 +13,13 @@ from pytorch_dl.config.load import with_overrides
 from pytorch_dl.estimation import estimate as estimation
 from pytorch_dl.estimation import measuring, text
 from pytorch_dl.estimation.estimate import estimated, validation_count
-from pytorch_dl.estimation.measuring import Clock
+from pytorch_dl.estimation.measuring import Clock, Measured
 from pytorch_dl.estimation.model_figures import activation_bytes, parameters_by_part
 from pytorch_dl.estimation.table import lines_of, scaled
 from pytorch_dl.estimation.text import EveryNth, prepared, step_positions
 from pytorch_dl.training.accumulation import groups
 from pytorch_dl.training.signals import StopNow
+from pytorch_dl.training.step_memory import Memory
 from pytorch_dl.training.train_state import TrainState
 
 QUICKLY = ["training.max_steps=12", "training.eval_every=5", "training.eval_decode=6"]
@@ -251,6 +252,20 @@ class TestMeasured:
         assert found.times.training == 60 < found.times.steps
         assert 0 < found.times.last_step < 1_000_000
         assert f"the time limit ends it at step {found.times.last_step:,}" in "\n".join(lines_of(found))
+
+    @pytest.mark.parametrize(("limit", "last"), [(90, 60), (120, 80), (160, 100)])  # shorter than the steps, all, none
+    def test_a_time_limit_is_told_where_it_ends_a_training(self, limit, last, tmp_path, monkeypatch):
+        memory = Memory(1, 1, 2, 0, 1, 5)
+        seen = Measured("cpu", "fp32", False, 0.0, 5, 1.0, 9.0, 2.0, 3.0, memory)  # a step 1 s, a validation 5 s
+        monkeypatch.setattr(estimation, "measured", lambda *_, **__: seen)
+        settings = ["training.max_steps=100", "training.eval_every=10", f"training.time_limit={limit}s"]
+        found = estimated(load_config(config_file(tmp_path, *settings)), seconds=1, run=True, say=quiet)
+        assert found.times
+        assert (found.times.steps, found.times.training) == (100.0, min(limit, 150))
+        assert found.times.last_step == last
+        (line,) = (line for line in lines_of(found) if line.startswith("  training "))
+        told = f"the time limit ends it at step {last}" if last < 100 else "without writing checkpoints"
+        assert line.endswith(told)
 
     def test_activations_by_formula_are_about_what_is_measured(self, tmp_path):
         settings = ["model.d_model=64", "data.max_tokens_per_batch=1000", "model.dropout=0", "data.vocab_size=300"]
