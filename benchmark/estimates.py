@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 if not __package__:  # run as a file: the checkout's root takes the place of this folder among the places of modules
@@ -23,11 +22,14 @@ if not __package__:  # run as a file: the checkout's root takes the place of thi
 
 from benchmark.measuring.command_line import say
 from benchmark.measuring.machine import RESULTS, ROOT, machine
+from benchmark.measuring.recipe import cost_of
 from benchmark.race.workload import find_text, text_settings
 from pytorch_dl.config import get_config, to_yaml
 from pytorch_dl.config.load import checked, with_overrides, with_values
 from pytorch_dl.data import dates_file
 from pytorch_dl.files import write_json
+from pytorch_dl.training.metrics import TIMING
+from pytorch_dl.training.record_lines import read_lines
 
 GOAL_PERCENT = 15.0
 SECONDS = 15.0
@@ -157,18 +159,13 @@ def command(cache: Path, *words: object) -> str:
 
 def of_run(run: Path) -> dict[str, Any]:
     """What its files tell of a training that has ended."""
-    timing = [json.loads(line) for line in (run / "timing.jsonl").read_text().splitlines()]
-    checkpoint = max((run / "checkpoints").glob("step-*"))
-    state = json.loads((checkpoint / "state.json").read_bytes())
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    tokens = sum(record["tgt_tokens"] for record in records if record["kind"] == "train")
-    speeds = [row["tokens_per_second"] for row in timing]
+    cost, timing = cost_of(run), read_lines(run / TIMING, once=True).rows
     return {
-        "training_s": state["seconds"],
-        "tokens_per_s": median(speeds[1:] or speeds),
+        "training_s": cost.seconds[0],
+        "tokens_per_s": cost.tokens_per_second,
         "process_bytes": max(row["peak_rss_mb"] for row in timing) * 2**20,
-        "tgt_tokens": tokens + state["since_log"]["tgt_tokens"],
-        "steps": state["step"],
+        "tgt_tokens": cost.tgt_tokens[0],
+        "steps": cost.steps[0],
     }
 
 

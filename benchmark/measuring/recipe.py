@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.measuring.machine import ROOT
+from pytorch_dl.experiments.costs import Cost, read_cost
+from pytorch_dl.training.checkpoint import MODEL, count_numbers
+from pytorch_dl.training.run_folder import RunFolder
 
 
 def run_recipe(
@@ -22,7 +25,7 @@ def run_recipe(
     command("run", f"--config={ROOT / 'configs' / f'{name}.yaml'}", f"--out={run}", *options, *settings)
     wall_seconds = time.monotonic() - began
     report = json.loads((run / "report.json").read_bytes())
-    state = json.loads(newest(run / "checkpoints").joinpath("state.json").read_bytes())
+    cost = cost_of(run)
     shutil.copytree(run, moved, ignore=shutil.ignore_patterns("cache", "checkpoints"))
     shutil.rmtree(run)
     sources = folder / "sources.txt"  # the text itself may hold both sides
@@ -30,15 +33,21 @@ def run_recipe(
     translated = command("translate", str(moved), str(sources), capture=True).split("\n")[:-1]
     figures = {
         "wall_seconds": round(wall_seconds, 1),
-        "training_seconds": round(state["seconds"], 1),
-        "steps": state["step"],
-        "parameters": parameters(moved / "model" / "model.safetensors"),
+        "training_seconds": round(cost.seconds[0], 1),
+        "steps": cost.steps[0],
+        "parameters": cost.parameters,
         "beam_size": report["beam_size"],
         "scores": {score["name"]: round(score["value"], 2) for score in report["scores"]},
         "signature": report["scores"][0]["signature"],
         "moved_run_translates_alike": translated == [translation for _, _, translation in compared(moved)],
     }
     return figures, moved
+
+
+def cost_of(run: Path) -> Cost:
+    """What a run that has ended has cost."""
+    folder = RunFolder(run)
+    return read_cost(run.name, [folder], parameters=count_numbers(folder.model / MODEL))
 
 
 def compared(run: Path) -> list[tuple[str, str, str]]:
@@ -57,16 +66,3 @@ def command(*words: str, capture: bool = False) -> str:
         stdout=subprocess.PIPE if capture else None,
     )
     return done.stdout or ""
-
-
-def newest(checkpoints: Path) -> Path:
-    """The last checkpoint of a run."""
-    return max(checkpoints.glob("step-*"))
-
-
-def parameters(weights: Path) -> int:
-    """The numbers in a file of weights, from its header."""
-    with open(weights, "rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-    return max(ends) // 4

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from pytorch_dl.config import Config
 from pytorch_dl.dataset.token_store import stored_lengths
@@ -155,9 +155,7 @@ def _lengths(folder: RunFolder, config: Config, texts: Record) -> tuple[np.ndarr
 
 
 def _parameters(path: Path) -> int | None:
-    """Those that are stored; tied ones are stored once."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            return sum(int(np.prod(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118
+        return ckpt.count_numbers(path)
     except (OSError, SafetensorError):
         return None

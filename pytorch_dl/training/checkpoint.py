@@ -3,6 +3,7 @@
 checkpoints/step-00001200/   model.safetensors  optimizer.safetensors  [average.safetensors]  state.json  manifest.json
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -132,6 +133,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return tensors
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"not a readable safetensors file: {error}", where=str(path), fix=RESTORE) from None
+
+
+def count_numbers(path: Path) -> int:
+    """The numbers in a file of weights, by its header; tied ones are stored once."""
+    with safe_open(path, "pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
 def weights_of(folder: Path, step: int) -> dict[str, Tensor]:

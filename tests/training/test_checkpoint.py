@@ -150,6 +150,7 @@ class TestRoundTrip:
         path = save(tmp_path, 1, (model, make_optimizer(model, OptimizerConfig(), learning_rate=0.1)))
         tensors = ckpt.read_tensors(path / ckpt.MODEL)
         assert {tensor.dtype for tensor in tensors.values()} == {dtype}
+        assert ckpt.count_numbers(path / ckpt.MODEL) == model.num_parameters()
         assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in tensors.items())
 
     def test_an_optimizer_before_its_first_step(self, tmp_path: Path) -> None:
