@@ -185,12 +185,20 @@ def quality() -> list[str]:
 
 def again(name: str) -> str:
     """What computing activations again saves and costs, at both sizes."""
-    shares, times = [], []
-    for size in ("T", "B"):
-        sides = {trainer["name"]: trainer for trainer in result(f"again-{size}")["trainers"]}
-        shares.append(f"{sides[name]['activations_mb'] / sides['baseline']['activations_mb']:.2f}")
-        times.append(f"{median_ratio(sides['ours']['tokens_per_s'], sides[name]['tokens_per_s']):.2f}")
-    return f"`{AGAIN[name]}`: {' and '.join(shares)} at {' and '.join(times)}"
+    found = [recomputed(name, size) for size in ("T", "B")]
+    shares, times = (" and ".join(f"{row[of]:.2f}" for row in found) for of in ("share", "time"))
+    return f"`{AGAIN[name]}`: {shares} at {times}"
+
+
+def recomputed(name: str, size: str) -> dict[str, float]:
+    """Of a trainer that does: `time`, × ours; `activations_mb`, and their `share` of the first trainer's."""
+    sides = {trainer["name"]: trainer for trainer in result(f"again-{size}")["trainers"]}
+    held = sides[name]["activations_mb"]
+    return {
+        "time": median_ratio(sides["ours"]["tokens_per_s"], sides[name]["tokens_per_s"]),
+        "activations_mb": held,
+        "share": held / sides["baseline"]["activations_mb"],
+    }
 
 
 def in_minutes(side: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 import statistics
 from typing import Any
 
-from benchmark.readme import AGAIN, result, rounded
+from benchmark.readme import AGAIN, recomputed, result, rounded
 from benchmark.rungs.plot import median_ratio
 
 WITHOUT, WITH = "whole without ", "whole with "
@@ -52,10 +52,9 @@ def again() -> list[str]:
     ]
     for name, setting in AGAIN.items():
         for size in ("T", "B"):
-            sides = {trainer["name"]: trainer for trainer in result(f"again-{size}")["trainers"]}
-            time = median_ratio(sides["ours"]["tokens_per_s"], sides[name]["tokens_per_s"])
-            held, first = sides[name]["activations_mb"], sides["baseline"]["activations_mb"]
-            lines.append(f"| `{setting}` | {size} | {time:.2f} | {held:,.0f} | {held / first:.3f} |")
+            found = recomputed(name, size)
+            cells = f"{found['time']:.2f} | {found['activations_mb']:,.0f} | {found['share']:.3f}"
+            lines.append(f"| `{setting}` | {size} | {cells} |")
     return lines
 
 

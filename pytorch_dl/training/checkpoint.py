@@ -18,7 +18,7 @@ from pytorch_dl.errors import CheckpointError, ConfigError
 from pytorch_dl.files import damage, new_folder, read_json, write_json
 from pytorch_dl.plain_files import strangeness
 from pytorch_dl.training.optimizer_groups import GROUP, OptimizerGroups, as_tensor
-from pytorch_dl.training.sharding import as_part, gathered, held, own_rows
+from pytorch_dl.training.sharding import as_part, gathered, held, is_finite, own_rows
 from pytorch_dl.training.train_state import RESTORE, TrainState
 
 MODEL, OPTIMIZER, AVERAGE, STATE = "model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"
@@ -258,13 +258,8 @@ def _require_kind(name: str, tensor: Tensor, *, like: Tensor, where: str) -> Non
 
 
 def _require_finite(name: str, tensor: Tensor, *, where: str) -> None:
-    if not _is_finite(tensor):
+    if not is_finite(tensor):
         raise CheckpointError(f"tensor {name!r} holds numbers that are not finite", where=where, fix=RESTORE)
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    of_8_bits = tensor.is_floating_point() and tensor.element_size() == 1  # for which torch has no such test
-    return bool(torch.isfinite(tensor.float() if of_8_bits else tensor).all())
 
 
 def _distinct(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

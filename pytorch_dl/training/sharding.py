@@ -138,7 +138,9 @@ def whole_norm(model: nn.Module, norm: Tensor) -> Tensor:
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether all numbers are finite, in all processes."""
-    finite = held(tensor).isfinite().all().int()
+    own = held(tensor)
+    of_8_bits = own.is_floating_point() and own.element_size() == 1  # for which torch has no such test
+    finite = (own.float() if of_8_bits else own).isfinite().all().int()
     if _is_part(tensor):
         dist.all_reduce(finite, dist.ReduceOp.MIN)
     return bool(finite)
