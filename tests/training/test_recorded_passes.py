@@ -8,6 +8,7 @@ import torch
 from pytorch_dl.dataset.batching import Batch
 from pytorch_dl.models import cuda_graphs
 from pytorch_dl.models.optimized_transformer import OptimizedTransformer
+from pytorch_dl.training import compilation
 from pytorch_dl.training import trainer as trainer_module
 from pytorch_dl.training.optimizer import gradient_norm
 from pytorch_dl.training.recorded_passes import RecordedPasses, can_record
@@ -110,7 +111,7 @@ def test_a_training_on_compiled_layers_records(compiled: bool, monkeypatch: pyte
     class Loader(list):
         has_one_shape = True
 
-    monkeypatch.setattr(trainer_module, "compiles", lambda *_, **__: compiled)
+    monkeypatch.setattr(compilation, "compiles", lambda *_, **__: compiled)
     monkeypatch.setattr(trainer_module, "can_record", lambda *_: True)
     record = Fixed()
     monkeypatch.setattr(cuda_graphs, "record", record)
