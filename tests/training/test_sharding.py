@@ -176,9 +176,9 @@ class TestRuns:
         stopped(start(1, resume(run)), run, after=14)
         told = (run / "config.yaml").read_text()
         (run / "config.yaml").write_text(told.replace("shard: true", "shard: false"))
-        stopped(start(4, resume(run)), run, after=21)
+        stopped(start(4, [*resume(run), "--override"]), run, after=21)
         (run / "config.yaml").write_text(told)
-        stopped(start(3, resume(run)), run, after=28)
+        stopped(start(3, [*resume(run), "--override"]), run, after=28)
         ended_well(2, resume(run))
         assert_alike(run, straight)
 
