@@ -34,7 +34,7 @@ from pytorch_dl.training.precision import choose_precision
 
 Say = Callable[[str], None]
 Record = dict[str, Any]
-COUNTING = {"training.time_limit", "system.compile"}  # free in a run that goes on, but not between two
+COUNTING = {"training.time_limit"}  # free in a run that goes on, but not between two
 TOKENIZER_SETTINGS = {*TEXTS, "data.tokenizer_name", "data.vocab_size", "data.shared_vocabulary"}
 TEXT_SETTINGS = {*TEXTS, "data.val_data_path", "data.val_tgt_path", "data.val_split"}
 
