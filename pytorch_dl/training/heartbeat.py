@@ -59,8 +59,9 @@ class Heartbeat:
         """The processes that have not been seen for some beats; waits until there are some, if they come soon."""
         end = time.monotonic() + 5 * self._beat
         while time.monotonic() < end:
-            # A store that is gone tells no more: then two beats that were missed before are enough.
-            if silent := self._silent((1.5 if self._keeper_is_lost else 2) * self._beat):
+            if silent := self._silent(
+                0 if self._keeper_is_lost else 2 * self._beat
+            ):  # a store that is gone tells no more
                 if self._rank == 0:  # the store may end with this process: the others are to see it too
                     time.sleep(3 * self._beat)
                 return _named(silent)
@@ -70,8 +71,9 @@ class Heartbeat:
         return None
 
     def _silent(self, seconds: float) -> list[int]:
-        """Who had not beaten for so long when the store last answered: later nobody is heard of."""
-        return [other for other in self._others if self._answered - self._seen[other] > seconds]
+        """Who has not beaten for so long, and had missed beats when the store last answered: then it tells no more."""
+        now, missed = time.monotonic(), self._answered - 1.5 * self._beat
+        return [other for other in self._others if self._seen[other] < min(now - seconds, missed)]
 
     def _unanswered(self) -> float:
         return time.monotonic() - self._answered
@@ -96,11 +98,10 @@ class Heartbeat:
             if now - last > 2 * self._beat:  # this process stood still itself: the others are not to blame
                 self._seen, self._answered = dict.fromkeys(self._others, now), now
             last = now
-            if self._unanswered() > self._lost:
-                silent = self._silent(1.5 * self._beat)
-                self._end(_named(silent) if silent else KEEPER)
-            elif silent := self._silent(self._lost):
+            if silent := self._silent(self._lost):
                 self._end(_named(silent))
+            elif self._unanswered() > self._lost:
+                self._end(KEEPER)
 
     def _end(self, silent: str) -> None:
         stderr = Stderr()

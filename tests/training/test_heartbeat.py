@@ -3,6 +3,8 @@
 import threading
 import time
 
+import pytest
+
 from pytorch_dl.training.heartbeat import KEEPER, Heartbeat
 
 BEAT = 0.05
@@ -44,3 +46,19 @@ def test_where_the_store_stands_still_its_keeper_is_named() -> None:
             assert heartbeat.who_is_lost() == KEEPER
         finally:
             store.goes_on.set()
+
+
+def test_a_lost_one_ends_who_waits_for_it_also_when_the_store_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keeper ends a moment sooner for the same loss: who waits for the lost one does not wait as long again."""
+    store, ended = Store(), threading.Event()
+    told: list[tuple[str, float]] = []
+    monkeypatch.setattr(Heartbeat, "_end", lambda _, silent: (told.append((silent, time.monotonic())), ended.set()))
+    lost = 10 * BEAT
+    begun = time.monotonic()
+    with Heartbeat(store, rank=1, size=3, beat=BEAT, lost=lost):
+        time.sleep(0.8 * lost)
+        store.is_gone = True
+        assert ended.wait(5 * lost)
+    silent, when = told[0]
+    assert silent == "rank 2"
+    assert when - begun < 1.6 * lost
